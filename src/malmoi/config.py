@@ -1,0 +1,364 @@
+"""Every setting of Malmoi: what may be written, its bounds, its default.
+
+Four frozen records: `ModelConfig` (what the network is), `TrainConfig` (how it learns), `GenerationConfig` (how it
+speaks) and `Recipe` (one training run: the three together with a tokenizer and data). A record refuses a key that it does not know
+and names the nearest one that it does; what is left out is filled in, so that a record written to YAML is complete.
+
+What each field *means* (what it is, why it exists, what to try; English and Korean) stands in `texts.yaml` beside
+this file and is read by `explain`, the command line's help, the page and the docs.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+
+class MalmoiError(ValueError):
+    """A mistake that a person can mend: says what was wrong, where, and what to do. The command line prints only this."""
+
+
+ConfigT = TypeVar("ConfigT", bound="Config")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`" Did you mean 'x'?"` for the known word nearest to `word`, or the empty string when none is near."""
+    found = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
+    return f" Did you mean '{found[0]}'?" if found else ""
+
+
+class Config(BaseModel):
+    """A frozen record that explains its refusals and travels as YAML."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    def __init__(self, **values: Any) -> None:
+        cls = type(self)
+        unknown = [key for key in values if key not in cls.model_fields]
+        if unknown:
+            key = unknown[0]
+            raise MalmoiError(
+                f"{cls.__name__} has no field '{key}'.{nearest(key, cls.model_fields)} "
+                f"Known fields: {', '.join(cls.model_fields)}."
+            )
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise MalmoiError(f"{cls.__name__}: {_readable(error)}") from None
+
+    def replace(self: ConfigT, **changes: Any) -> ConfigT:
+        """The same record with some fields changed, validated again."""
+        return type(self)(**{**self.model_dump(), **changes})
+
+    @classmethod
+    def from_yaml(cls: type[ConfigT], path: str | Path) -> ConfigT:
+        """Read a record from a YAML file; every error names the file."""
+        import yaml
+
+        path = Path(path)
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise MalmoiError(f"{path}: there is no such file.") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise MalmoiError(f"{path}: cannot be read: {error}") from None
+        except yaml.YAMLError as error:
+            raise MalmoiError(f"{path}: is not valid YAML: {error}") from None
+        if not isinstance(values, Mapping):
+            raise MalmoiError(f"{path}: must hold 'name: value' lines, but holds {type(values).__name__}.")
+        try:
+            return cls(**{str(key): value for key, value in values.items()})
+        except MalmoiError as error:
+            raise MalmoiError(f"{path}: {error}") from None
+
+    def to_yaml(self) -> str:
+        """Every field, filled in, as YAML that `from_yaml` reads back to an equal record."""
+        import yaml
+
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _readable(error: ValidationError) -> str:
+    """Pydantic's findings as sentences: field, what was given, what is allowed."""
+    lines = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        given = f" (given: {item['input']!r:.80})" if where and item["type"] != "missing" else ""
+        lines.append(f"{where}: {message}{given}" if where else message)
+    return "; ".join(lines)
+
+
+class RopeParameters(Config):
+    """How rotary positions turn: Hugging Face's `rope_parameters`."""
+
+    rope_type: Literal["default"] = "default"
+    rope_theta: float = Field(10_000.0, gt=0)
+
+
+class ModelConfig(Config):
+    """What the network is. The names are the ones that Hugging Face configurations use.
+
+    The default is the modern layout (RMSNorm, rotary positions, normalised queries and keys, grouped-query attention,
+    gated feed-forward: the Qwen3 layout). GPT-2's is `norm="layer_norm", positions="learned", feed_forward="plain",
+    qk_norm=False, attention_bias=True, mlp_bias=True, hidden_act="gelu_pytorch_tanh"`.
+    """
+
+    vocab_size: int = Field(32_000, ge=2, le=10_000_000)
+    hidden_size: int = Field(768, ge=2, le=1_000_000)
+    num_hidden_layers: int = Field(12, ge=1, le=10_000)
+    num_attention_heads: int = Field(12, ge=1, le=10_000)
+    num_key_value_heads: int = Field(default=None, ge=1, le=10_000)  # None: as many as num_attention_heads
+    head_dim: int = Field(default=None, ge=2, le=16_384)  # None: hidden_size / num_attention_heads
+    intermediate_size: int = Field(default=None, ge=1, le=10_000_000)  # None: 4 x hidden, or 8/3 x where gated
+    max_position_embeddings: int = Field(1024, ge=1, le=100_000_000)
+
+    positions: Literal["rotary", "learned"] = "rotary"
+    rope_parameters: RopeParameters = Field(default_factory=lambda: RopeParameters())
+    norm: Literal["rms_norm", "layer_norm"] = "rms_norm"
+    norm_eps: float = Field(1e-6, gt=0, lt=1)
+    qk_norm: bool = True
+    feed_forward: Literal["gated", "plain"] = "gated"
+    hidden_act: Literal["silu", "gelu", "gelu_pytorch_tanh", "relu"] = "silu"
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    tie_word_embeddings: bool = True
+
+    layer_types: tuple[Literal["full_attention", "sliding_attention"], ...] = Field(default=None)  # None: all full
+    sliding_window: int | None = Field(None, ge=1)
+    num_experts: int = Field(0, ge=0, le=100_000)  # 0: every feed-forward is dense
+    num_experts_per_tok: int = Field(2, ge=1, le=1_000)
+    moe_intermediate_size: int = Field(default=None, ge=1, le=10_000_000)  # None: intermediate_size
+    router_aux_loss_coef: float = Field(0.01, ge=0, le=10)
+
+    embedding_dropout: float = Field(0.0, ge=0, lt=1)
+    attention_dropout: float = Field(0.0, ge=0, lt=1)
+    residual_dropout: float = Field(0.0, ge=0, lt=1)
+    initializer_range: float = Field(0.02, gt=0, le=10)
+
+    bos_token_id: int | None = Field(None, ge=0)
+    eos_token_id: int | None = Field(None, ge=0)
+    pad_token_id: int | None = Field(None, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, values: dict[str, Any]) -> dict[str, Any]:
+        def get(key: str) -> Any:
+            value = values.get(key)
+            return cls.model_fields[key].default if value is None else value
+
+        hidden, heads, layers = get("hidden_size"), get("num_attention_heads"), get("num_hidden_layers")
+        if not all(isinstance(number, int) and number > 0 for number in (hidden, heads, layers)):
+            return values  # the fields' own checks will say so
+        filled = {key: value for key, value in values.items() if value is not None}
+        if "head_dim" not in filled and hidden % heads:
+            raise MalmoiError(
+                f"hidden_size={hidden} does not divide into num_attention_heads={heads} heads. Choose a multiple, "
+                f"such as {max(hidden // heads, 1) * heads}, or set head_dim."
+            )
+        gated = get("feed_forward") == "gated"
+        filled.setdefault("num_key_value_heads", heads)
+        filled.setdefault("head_dim", hidden // heads)
+        filled.setdefault("intermediate_size", -(-hidden * 8 // 3 // 32) * 32 if gated else 4 * hidden)
+        filled.setdefault("moe_intermediate_size", filled["intermediate_size"])
+        filled.setdefault("layer_types", ("full_attention",) * min(layers, 10_000))
+        return filled
+
+    @model_validator(mode="after")
+    def _numbers_fit(self) -> ModelConfig:
+        def require(true: bool, message: str) -> None:
+            if not true:
+                raise MalmoiError(message)
+
+        heads, shared = self.num_attention_heads, self.num_key_value_heads
+        require(
+            heads % shared == 0,
+            f"num_attention_heads={heads} is not a multiple of num_key_value_heads={shared}: each key/value head is "
+            f"shared by the same number of query heads.",
+        )
+        require(
+            self.positions != "rotary" or self.head_dim % 2 == 0,
+            f"head_dim={self.head_dim} is odd, but rotary positions turn pairs of numbers.",
+        )
+        require(
+            len(self.layer_types) == self.num_hidden_layers,
+            f"layer_types names {len(self.layer_types)} layers, but num_hidden_layers={self.num_hidden_layers}.",
+        )
+        require(
+            "sliding_attention" not in self.layer_types or self.sliding_window is not None,
+            "layer_types asks for sliding_attention, but sliding_window is not set.",
+        )
+        require(
+            self.num_experts == 0 or self.num_experts_per_tok <= self.num_experts,
+            f"num_experts_per_tok={self.num_experts_per_tok} is more than num_experts={self.num_experts}.",
+        )
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            token = getattr(self, name)
+            require(
+                token is None or token < self.vocab_size, f"{name}={token} is outside vocab_size={self.vocab_size}."
+            )
+        return self
+
+
+class TrainConfig(Config):
+    """How the network learns: one record for pretraining, instruction tuning and everything between."""
+
+    sequence_length: int = Field(256, ge=8, le=10_000_000)
+    per_device_train_batch_size: int = Field(32, ge=1, le=1_000_000)  # rows of sequence_length tokens
+    gradient_accumulation_steps: int = Field(1, ge=1, le=100_000)
+    max_steps: int | None = Field(None, ge=1)  # None: from max_minutes or num_train_epochs
+    max_minutes: float | None = Field(None, gt=0)  # a budget: turned into max_steps by timing the first steps
+    num_train_epochs: float | None = Field(None, gt=0)
+
+    optimizer: Literal["muon", "adamw"] = "muon"
+    learning_rate: float = Field(3e-3, gt=0, le=10)  # AdamW's
+    matrix_learning_rate: float = Field(0.02, gt=0, le=10)  # Muon's, for the hidden layers' matrices
+    weight_decay: float = Field(0.1, ge=0, le=10)  # matrices only
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    adam_beta2: float = Field(0.95, ge=0, lt=1)
+    adam_epsilon: float = Field(1e-8, gt=0, le=1)
+    muon_momentum: float = Field(0.95, ge=0, lt=1)
+    max_grad_norm: float = Field(1.0, ge=0)  # 0: no clipping
+
+    lr_scheduler_type: Literal["cosine", "linear", "warmup_stable_decay", "constant"] = "warmup_stable_decay"
+    warmup_steps: float = Field(0.02, ge=0)  # below 1: a share of max_steps
+    decay_steps: float = Field(0.4, ge=0)  # warmup_stable_decay's tail; below 1: a share of max_steps
+    min_learning_rate_ratio: float = Field(0.0, ge=0, le=1)
+
+    eval_steps: int = Field(100, ge=1)
+    eval_tokens: int = Field(100_000, ge=1)  # of held-out text, the same ones every time
+    early_stopping_patience: int = Field(0, ge=0)  # evaluations without a better held-out loss; 0: never stop early
+    early_stopping_threshold: float = Field(0.0, ge=0)  # nats by which an evaluation must be better
+    load_best_model_at_end: bool = True
+
+    save_steps: int = Field(500, ge=1)
+    save_total_limit: int = Field(2, ge=1)
+    logging_steps: int = Field(10, ge=1)
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    num_threads: int = Field(0, ge=0, le=4096)  # 0: torch's choice
+    seed: int = Field(0, ge=0, lt=2**63)
+
+
+class GenerationConfig(Config):
+    """How the network speaks. A sampling setting that differs from its neutral value implies sampling."""
+
+    max_new_tokens: int | None = Field(None, ge=1)
+    max_length: int | None = Field(None, ge=1)  # prompt included; max_new_tokens wins
+    min_new_tokens: int = Field(0, ge=0)
+    do_sample: bool | None = None  # None: implied by the settings below
+    temperature: float = Field(1.0, ge=0, le=100)  # 0: greedy
+    top_k: int = Field(0, ge=0)  # 0: off
+    top_p: float = Field(1.0, gt=0, le=1)
+    min_p: float = Field(0.0, ge=0, le=1)
+    repetition_penalty: float = Field(1.0, gt=0, le=100)
+    num_return_sequences: int = Field(1, ge=1, le=10_000)
+    stop_strings: tuple[str, ...] = ()
+    seed: int | None = Field(None, ge=0, lt=2**63)  # None: drawn, and reported
+    eos_token_id: int | tuple[int, ...] | None = None
+    pad_token_id: int | None = Field(None, ge=0)
+    bos_token_id: int | None = Field(None, ge=0)
+    use_cache: bool = True
+
+
+class SourceConfig(Config):
+    """One source of text in a mixture: where it lies, how a document is read from it, how much it counts."""
+
+    path: str | tuple[str, ...]  # files, folders, globs, or "village"
+    name: str | None = None  # None: from the path
+    weight: float | None = Field(None, gt=0)  # share of the tokens seen; None: its natural size
+    epochs: float | None = Field(None, gt=0)  # instead of weight: how often to go through it
+    field: str | None = None  # of a JSON record; None: text or messages
+    template: str | None = None  # over a table's columns: "English: {en}\nFrench: {fr}"
+    license: str | None = None
+
+
+class DataConfig(Config):
+    """What to learn from, and which part of it is kept aside to measure on."""
+
+    sources: tuple[SourceConfig, ...] = Field(min_length=1)
+    held_out: float = Field(0.02, ge=0, le=0.5)  # share of documents, chosen by their hash
+    validation: tuple[SourceConfig, ...] = ()  # files to measure on instead
+
+
+class Recipe(Config):
+    """One training run from beginning to end, as a YAML file holds it."""
+
+    data: DataConfig
+    size: str | None = None  # the dial; `model` and `train` override what follows from it
+    start_from: str | None = None  # a model folder to continue from
+    tokenizer: str | None = None  # a folder; None: learned from the data
+    vocab_size: int = Field(8192, ge=256, le=1_000_000)
+    model: dict[str, Any] = Field(default_factory=dict)
+    train: dict[str, Any] = Field(default_factory=dict)
+    generation: dict[str, Any] = Field(default_factory=dict)
+
+
+CONFIGS: tuple[type[Config], ...] = (
+    ModelConfig,
+    RopeParameters,
+    TrainConfig,
+    GenerationConfig,
+    SourceConfig,
+    DataConfig,
+    Recipe,
+)
+
+
+@functools.cache
+def texts() -> dict[str, dict[str, dict[str, dict[str, str]]]]:
+    """The explanations: record -> field -> language ("en", "ko") -> {"what", "why", "try"}."""
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load(Path(__file__).with_name("texts.yaml").read_text(encoding="utf-8"), Loader=loader)
+
+
+def explain(name: str, language: str = "en") -> list[dict[str, str]]:
+    """What a setting is, why it exists and what to try; one entry for each record that has the field.
+
+    Returns dictionaries with `record`, `field`, `allowed`, `default`, `what`, `why`, `try`.
+    Raises `MalmoiError` with the nearest known name when no record has the field.
+    """
+    entries = []
+    for cls in CONFIGS:
+        if name in cls.model_fields:
+            info = cls.model_fields[name]
+            words = texts()[cls.__name__][name][language]
+            default = "required" if info.is_required() else str(info.get_default(call_default_factory=True))
+            entries.append(
+                {"record": cls.__name__, "field": name, "allowed": _allowed(info), "default": default, **words}
+            )
+    if not entries:
+        known = sorted({field for cls in CONFIGS for field in cls.model_fields})
+        raise MalmoiError(f"There is no setting '{name}'.{nearest(name, known)} All settings: {', '.join(known)}.")
+    return entries
+
+
+def _allowed(info: Any) -> str:
+    """The type and bounds of a field in a person's words: `number, >= 0, <= 100`."""
+    bounds = [
+        f"{sign} {getattr(rule, attribute)}"
+        for rule in info.metadata
+        for attribute, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
+        if getattr(rule, attribute, None) is not None
+    ]
+    return ", ".join([_type_words(info.annotation), *bounds])
+
+
+def _type_words(annotation: Any) -> str:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return " | ".join(repr(argument) for argument in arguments)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(_type_words(argument) for argument in arguments)
+    if origin is tuple:
+        return f"list of ({_type_words(arguments[0])})"
+    names = {int: "whole number", float: "number", bool: "true or false", str: "text", type(None): "nothing"}
+    return names.get(annotation, getattr(annotation, "__name__", str(annotation)))
