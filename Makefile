@@ -1,0 +1,69 @@
+# The whole project in four words: run, test, lint, clean.
+#
+# Everything lives in .venv; small stamp files inside it remember what is installed, so that a second call starts at
+# once. The exact versions stand in constraints.txt. torch goes first and alone: it is by far the largest package, and
+# what follows is resolved around the build that is already there.
+
+# The first Python of the supported versions that is on the PATH; `make run PYTHON=/path/to/python` chooses another.
+CANDIDATES := python3 python3.14 python3.13 python3.12 python3.11 python3.10 python
+SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 15))
+PYTHON ?= $(shell for p in $(CANDIDATES); do $$p -c '$(SUPPORTED)' 2>/dev/null && echo $$p && break; done)
+
+VENV := .venv
+BIN := $(VENV)/bin
+# --no-compile: byte-compiling ten thousand files of torch takes longer than compiling the few that are ever imported.
+PIP := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check --no-compile -c constraints.txt
+PYTEST_WORKERS ?= 2
+
+.PHONY: run test lint clean help
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make run    install and train a first GPT on this machine (a few minutes)"
+	@echo "make test   install what the tests need and run them (FAST=1 leaves the slow ones out)"
+	@echo "make lint   formatting, lint rules and types"
+	@echo "make clean  remove .venv, caches and runs/quickstart"
+
+run: $(VENV)/.installed
+	@$(BIN)/malmoi quickstart
+
+test: $(VENV)/.installed-test
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --durations=15 \
+		$(if $(FAST),-m "not slow") $(ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+clean:
+	rm -rf $(VENV) build dist src/malmoi.egg-info .pytest_cache .ruff_cache .hypothesis runs/quickstart
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.made:
+	@test -n "$(PYTHON)" || { \
+		echo "Malmoi needs Python 3.10 to 3.14; found none on the PATH. Install one, or: make run PYTHON=/path/to/python" >&2; \
+		exit 1; }
+	@echo "Making $(VENV) with $(PYTHON) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.torch: $(VENV)/.made constraints.txt
+	@echo "Installing torch ..."
+	@$(PIP) torch setuptools
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml
+	@echo "Installing malmoi ..."
+	@$(PIP) --no-build-isolation --editable ".[plots,data]"
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	@echo "Installing what the tests need ..."
+	@$(PIP) --no-build-isolation --editable ".[test]"
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed-test
+	@echo "Installing the linters ..."
+	@$(PIP) --no-build-isolation --editable ".[dev]"
+	@touch $@
