@@ -1,0 +1,1 @@
+"""TOKENS -> LOGITS: the network itself, and nothing of training, serving or distribution."""

@@ -1,0 +1,65 @@
+"""Keys and values of the tokens that have been read, so that a new token costs one step and not a whole pass.
+
+Memory is taken ahead and doubled when it runs out, so that adding a token copies one column and not the whole past.
+
+B batch, T tokens, K key/value heads, D head size
+"""
+
+from __future__ import annotations
+
+import torch
+
+from malmoi.config import MalmoiError
+
+
+class Cache:
+    """The past of one batch. Empty at first; `model(..., cache=cache)` reads from it and adds to it.
+
+    `length` counts the positions held, padding included; `real` marks (B, length) the ones that are not padding, or is
+    None while no batch with padding has been seen. For inference only: what is written here is cut off from autograd.
+    """
+
+    def __init__(self, capacity: int = 128) -> None:
+        self.length = 0
+        self.real: torch.Tensor | None = None
+        self._capacity = max(capacity, 1)
+        self._keys: dict[int, torch.Tensor] = {}  # layer -> (B, K, capacity, D)
+        self._values: dict[int, torch.Tensor] = {}
+
+    def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add the new tokens' keys and values (B, K, T, D) of one layer; returns those of the past and the new together."""
+        if layer in self._keys and self._keys[layer].shape[0] != keys.shape[0]:
+            raise MalmoiError(f"The cache holds {self._keys[layer].shape[0]} rows, but {keys.shape[0]} were given.")
+        end = self.length + keys.shape[2]
+        while self._capacity < end:
+            self._capacity *= 2
+        for held, new in ((self._keys, keys), (self._values, values)):
+            memory = held.get(layer)
+            if memory is None or memory.shape[2] < end:
+                grown = new.new_empty(*new.shape[:2], self._capacity, new.shape[3])
+                if memory is not None:
+                    grown[:, :, : self.length] = memory[:, :, : self.length]
+                held[layer] = memory = grown
+            memory[:, :, self.length : end] = new.detach()
+        return self._keys[layer][:, :, :end], self._values[layer][:, :, :end]
+
+    def advance(self, tokens: int, real: torch.Tensor | None) -> None:
+        """Called once by the model when all layers have written: the new tokens now belong to the past."""
+        self.length += tokens
+        self.real = real
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Keep these rows, in this order; a row may be kept several times (one prompt, many continuations)."""
+        for held in (self._keys, self._values):
+            for layer, memory in held.items():
+                held[layer] = memory.index_select(0, rows)
+        if self.real is not None:
+            self.real = self.real.index_select(0, rows)
+
+    def crop(self, length: int) -> None:
+        """Forget everything after the first `length` positions."""
+        if not 0 <= length <= self.length:
+            raise MalmoiError(f"The cache holds {self.length} positions; it cannot be cropped to {length}.")
+        self.length = length
+        if self.real is not None:
+            self.real = self.real[:, :length]
