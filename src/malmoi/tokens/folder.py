@@ -1,0 +1,124 @@
+"""Where a tokenizer lies: a folder on this machine, or a repository of the Hugging Face hub.
+
+A tokenizer is data, never code: JSON, and one template that is run in a sandbox. Everything that can be wrong with its
+files (missing, unreadable, not JSON) becomes one sentence for the person who named the folder. Files are written aside
+and moved into place, so that a full disk or a killed process leaves the old file or the new one, never half of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from malmoi.config import MalmoiError
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "config.json",
+)
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_UNPUBLISHED = re.compile(r"(openai/)?gpt-?[345]([.o-].*)?", re.IGNORECASE)
+
+
+def locate(name: str | Path) -> Path:
+    """The local folder for a path or a hub name; a hub name is downloaded (or found in the cache) on the way.
+
+    A path that exists always wins. The hub is reached through `huggingface_hub` (extra `hub`), which respects `HF_HOME`,
+    `HF_TOKEN` and `HF_HUB_OFFLINE`; only the files of `TOKENIZER_FILES` are fetched.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.name == "tokenizer.json" and path.is_file():
+        return path.parent
+    text = str(name)
+    if _UNPUBLISHED.fullmatch(text):
+        raise MalmoiError(
+            f"'{text}' cannot be loaded: OpenAI has never published the weights or the tokenizer files of GPT-3 and its "
+            f"successors as a model. Use a folder that Malmoi trained (`malmoi quickstart` makes one in "
+            f"runs/quickstart/model), or a published model such as 'openai-community/gpt2' or 'Qwen/Qwen3-0.6B'."
+        )
+    if path.exists():
+        raise MalmoiError(f"{path}: is a file, but a tokenizer is a folder that holds tokenizer.json.")
+    if path.is_absolute() or not _HUB_NAME.fullmatch(text):
+        raise MalmoiError(
+            f"{path}: there is no such folder, and it is not a name of the Hugging Face hub (owner/name)."
+        )
+    return _download(text)
+
+
+def _download(name: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise MalmoiError(
+            f"'{name}' is not a folder here. To fetch it from the Hugging Face hub, install the extra: "
+            f'pip install "malmoi[hub]".'
+        ) from None
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(TOKENIZER_FILES)))
+    except Exception as error:  # the hub's errors share no base class: offline, missing, gated, no disk
+        reason = str(error).strip().split("\n")[0]
+        raise MalmoiError(
+            f"'{name}' is not a folder here, and the Hugging Face hub did not give it: {reason} "
+            f"Check the name, the network (HF_HUB_OFFLINE is {os.environ.get('HF_HUB_OFFLINE', 'not set')}), or give a folder."
+        ) from None
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file as text; every failure names the file."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise MalmoiError(f"{path}: there is no such file.") from None
+    except UnicodeDecodeError as error:
+        raise MalmoiError(f"{path}: is not UTF-8 text (byte {error.start}). The file is damaged.") from None
+    except OSError as error:
+        raise MalmoiError(f"{path}: cannot be read: {error.strerror or error}.") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file that holds one JSON object."""
+    try:
+        value = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise MalmoiError(
+            f"{path}: is not valid JSON (line {error.lineno}, column {error.colno}: {error.msg}). "
+            f"The file is damaged or cut short; take it again from where it came."
+        ) from None
+    except RecursionError:
+        raise MalmoiError(f"{path}: is not valid JSON: it is nested too deeply.") from None
+    if not isinstance(value, dict):
+        raise MalmoiError(f"{path}: must hold a JSON object, but holds {type(value).__name__}.")
+    return value
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: a temporary file beside it, flushed to the disk, then moved into place."""
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        if os.name == "posix":
+            umask = os.umask(0)
+            os.umask(umask)
+            Path(temporary).chmod(0o666 & ~umask)  # mkstemp's 0600 would hide the file from everyone else
+        Path(temporary).replace(path)
+    except OSError as error:
+        raise MalmoiError(f"{path}: cannot be written: {error.strerror or error}.") from None
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink(missing_ok=True)

@@ -1,0 +1,155 @@
+"""Learning a vocabulary: byte-level BPE, and what it costs each language.
+
+Byte-pair encoding (Sennrich, Haddow and Birch, 2016) starts from single bytes and, again and again, turns the most
+frequent pair of neighbours into one token. Which pairs are frequent depends on the text that it is learned from: a vocabulary
+learned on English writes English in few tokens and Korean, three bytes a syllable, in many. A model pays for that three times, in
+price, in speed and in how far back it can see. So Malmoi learns its vocabulary from all the languages that it is for, and
+`report` measures the difference.
+
+Before merging, a pattern cuts the text into words that no merge crosses. It is the one of OpenAI's o200k vocabularies
+(tiktoken, `openai_public.py`), which llama.cpp knows as `gpt-4o`: words with one leading space or sign, numbers of up to
+three digits, runs of punctuation, line breaks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Iterable, Iterator
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from malmoi.config import MalmoiError
+from malmoi.tokens import chat
+from malmoi.tokens.tokenizer import END_OF_TEXT, PAD, GPT4Tokenizer
+
+# Facts of the format, not ours to change: llama.cpp applies the same expression under the name "gpt-4o".
+O200K_PATTERN = "|".join(
+    (
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+        r"\p{N}{1,3}",
+        r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
+        r"\s*[\r\n]+",
+        r"\s+(?!\S)",
+        r"\s+",
+    )
+)
+
+RESERVED = tuple(f"<|reserved_{index}|>" for index in range(11))
+SPECIAL_TOKENS = (END_OF_TEXT, PAD, chat.START, chat.MESSAGE, chat.END, *RESERVED)  # ids 0, 1, 2 ...
+SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + 256
+
+_PIECE_CHARACTERS = 16_384  # a book is sampled in pieces, or one book would be the whole sample
+_PAIR_OCCURS_AT_LEAST = 2
+
+
+def learn(texts: Iterable[str], vocab_size: int, *, sample_bytes: int = 64 * 2**20, seed: int = 0) -> GPT4Tokenizer:
+    """Learn a tokenizer with exactly `vocab_size` tokens (256 bytes, 16 control tokens, the rest merges).
+
+    Memory is bounded: of `texts`, however many there are, a sample of at most `sample_bytes` bytes is kept. Which pieces
+    are kept depends on their content and `seed` alone, so that the order of the texts does not matter.
+
+    Raises `MalmoiError` when there is no text, and when the text has too few repeated pairs for the size (saying
+    which size would do).
+    """
+    if vocab_size < SMALLEST_VOCABULARY:
+        raise MalmoiError(
+            f"vocab_size={vocab_size} is too small: 256 bytes and {len(SPECIAL_TOKENS)} control tokens "
+            f"need at least {SMALLEST_VOCABULARY}."
+        )
+    if sample_bytes < 1:
+        raise MalmoiError(f"sample_bytes={sample_bytes}, but a sample holds at least one byte.")
+    pieces = sample(texts, sample_bytes, seed)
+    size = sum(len(piece.encode()) for piece in pieces)
+    if not size:
+        raise MalmoiError("There is no text to learn a tokenizer from: every document is empty.")
+    tokenizer = _blank(O200K_PATTERN)
+    _train(tokenizer, pieces, vocab_size, SPECIAL_TOKENS)
+    reached = tokenizer.get_vocab_size()
+    if reached < vocab_size:
+        raise MalmoiError(
+            f"vocab_size={vocab_size} is more than this text can fill: in {size:,} bytes of it, every pair of neighbours that "
+            f"occurs twice is merged at {reached} tokens. Set vocab_size to {reached} or less, or give more text."
+        )
+    return GPT4Tokenizer(tokenizer, _SETTINGS, chat.TEMPLATE)
+
+
+_SETTINGS = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "eos_token": END_OF_TEXT,
+    "pad_token": PAD,
+    "padding_side": "left",
+    "truncation_side": "right",
+    "clean_up_tokenization_spaces": False,
+    "model_input_names": ["input_ids", "attention_mask"],
+}
+
+
+def _blank(pattern: str) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False, trim_offsets=False),
+        ]
+    )
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _train(tokenizer: Tokenizer, pieces: Iterable[str], vocab_size: int, special_tokens: Iterable[str]) -> None:
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=_PAIR_OCCURS_AT_LEAST,
+        special_tokens=[AddedToken(token, special=True, normalized=False) for token in special_tokens],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(pieces, trainer)
+
+
+def sample(texts: Iterable[str], sample_bytes: int, seed: int = 0) -> list[str]:
+    """A sample of at most `sample_bytes` bytes of `texts`, drawn in one pass and without knowing how much will come.
+
+    Every piece of text has a priority, a hash of its content; the pieces with the smallest ones stay (bottom-k sampling,
+    Cohen and Kaplan, 2007, with bytes for k). Pieces come back in the order of their priority.
+    """
+    heap: list[tuple[int, str]] = []  # the largest priority on top, as its negative
+    held, threshold = 0, 2**64
+    salt = seed.to_bytes(16, "little", signed=True)
+    for piece in _pieces(texts):
+        data = piece.encode()
+        priority = int.from_bytes(hashlib.blake2b(data, digest_size=8, key=salt).digest(), "little")
+        if priority >= threshold:
+            continue
+        heapq.heappush(heap, (-priority, piece))
+        held += len(data)
+        while held > sample_bytes:
+            negative, dropped = heapq.heappop(heap)
+            held -= len(dropped.encode())
+            threshold = -negative
+    return [piece for _, piece in sorted(heap, key=lambda entry: (-entry[0], entry[1]))]
+
+
+def _pieces(texts: Iterable[str]) -> Iterator[str]:
+    """The documents, long ones cut at line breaks or spaces where there are any."""
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise MalmoiError(f"Document {index} is {type(text).__name__}, not a text.")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise MalmoiError(
+                f"Document {index} holds a lone surrogate (half of a character) at character {error.start}."
+            ) from None
+        start = 0
+        while len(text) - start > _PIECE_CHARACTERS:
+            limit = start + _PIECE_CHARACTERS
+            cut = max(text.rfind("\n", start + 1, limit), text.rfind(" ", limit - 256, limit))
+            cut = cut if cut > start else limit
+            yield text[start:cut]
+            start = cut
+        if start < len(text):
+            yield text[start:]
