@@ -1,8 +1,9 @@
 """Every setting of Malmoi: what may be written, its bounds, its default.
 
 Four frozen records: `ModelConfig` (what the network is), `TrainConfig` (how it learns), `GenerationConfig` (how it
-speaks) and `Recipe` (one training run: the three together with a tokenizer and data). A record refuses a key that it does not know
-and names the nearest one that it does; what is left out is filled in, so that a record written to YAML is complete.
+speaks) and `Recipe` (one training run: the three together with a tokenizer and data). A record refuses a key that it
+does not know and names the nearest one that it does; what is left out is filled in, so that a record written to YAML is
+complete.
 
 What each field *means* (what it is, why it exists, what to try; English and Korean) stands in `texts.yaml` beside
 this file and is read by `explain`, the command line's help, the page and the docs.
@@ -22,10 +23,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 
 class MalmoiError(ValueError):
-    """A mistake that a person can mend: says what was wrong, where, and what to do. The command line prints only this."""
+    """A mistake that a person can mend: what was wrong, where, and what to do. The command line prints only this."""
 
 
 ConfigT = TypeVar("ConfigT", bound="Config")
+_DERIVED: Any = (
+    None  # the default of a field that is filled in from others, so that it is never None in a finished record
+)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -100,7 +104,7 @@ class RopeParameters(Config):
     """How rotary positions turn: Hugging Face's `rope_parameters`."""
 
     rope_type: Literal["default"] = "default"
-    rope_theta: float = Field(10_000.0, gt=0)
+    rope_theta: float = Field(default=10_000.0, gt=0)
 
 
 class ModelConfig(Config):
@@ -111,19 +115,19 @@ class ModelConfig(Config):
     qk_norm=False, attention_bias=True, mlp_bias=True, hidden_act="gelu_pytorch_tanh"`.
     """
 
-    vocab_size: int = Field(32_000, ge=2, le=10_000_000)
-    hidden_size: int = Field(768, ge=2, le=1_000_000)
-    num_hidden_layers: int = Field(12, ge=1, le=10_000)
-    num_attention_heads: int = Field(12, ge=1, le=10_000)
-    num_key_value_heads: int = Field(default=None, ge=1, le=10_000)  # None: as many as num_attention_heads
-    head_dim: int = Field(default=None, ge=2, le=16_384)  # None: hidden_size / num_attention_heads
-    intermediate_size: int = Field(default=None, ge=1, le=10_000_000)  # None: 4 x hidden, or 8/3 x where gated
-    max_position_embeddings: int = Field(1024, ge=1, le=100_000_000)
+    vocab_size: int = Field(default=32_000, ge=2, le=10_000_000)
+    hidden_size: int = Field(default=768, ge=2, le=1_000_000)
+    num_hidden_layers: int = Field(default=12, ge=1, le=10_000)
+    num_attention_heads: int = Field(default=12, ge=1, le=10_000)
+    num_key_value_heads: int = Field(default=_DERIVED, ge=1, le=10_000)  # None: as many as num_attention_heads
+    head_dim: int = Field(default=_DERIVED, ge=2, le=16_384)  # None: hidden_size / num_attention_heads
+    intermediate_size: int = Field(default=_DERIVED, ge=1, le=10_000_000)  # None: 4 x hidden, or 8/3 x where gated
+    max_position_embeddings: int = Field(default=1024, ge=1, le=100_000_000)
 
     positions: Literal["rotary", "learned"] = "rotary"
     rope_parameters: RopeParameters = Field(default_factory=lambda: RopeParameters())
     norm: Literal["rms_norm", "layer_norm"] = "rms_norm"
-    norm_eps: float = Field(1e-6, gt=0, lt=1)
+    norm_eps: float = Field(default=1e-6, gt=0, lt=1)
     qk_norm: bool = True
     feed_forward: Literal["gated", "plain"] = "gated"
     hidden_act: Literal["silu", "gelu", "gelu_pytorch_tanh", "relu"] = "silu"
@@ -131,21 +135,21 @@ class ModelConfig(Config):
     mlp_bias: bool = False
     tie_word_embeddings: bool = True
 
-    layer_types: tuple[Literal["full_attention", "sliding_attention"], ...] = Field(default=None)  # None: all full
-    sliding_window: int | None = Field(None, ge=1)
-    num_experts: int = Field(0, ge=0, le=100_000)  # 0: every feed-forward is dense
-    num_experts_per_tok: int = Field(2, ge=1, le=1_000)
-    moe_intermediate_size: int = Field(default=None, ge=1, le=10_000_000)  # None: intermediate_size
-    router_aux_loss_coef: float = Field(0.01, ge=0, le=10)
+    layer_types: tuple[Literal["full_attention", "sliding_attention"], ...] = Field(default=_DERIVED)  # None: all full
+    sliding_window: int | None = Field(default=None, ge=1)
+    num_experts: int = Field(default=0, ge=0, le=100_000)  # 0: every feed-forward is dense
+    num_experts_per_tok: int = Field(default=2, ge=1, le=1_000)
+    moe_intermediate_size: int = Field(default=_DERIVED, ge=1, le=10_000_000)  # None: intermediate_size
+    router_aux_loss_coef: float = Field(default=0.01, ge=0, le=10)
 
-    embedding_dropout: float = Field(0.0, ge=0, lt=1)
-    attention_dropout: float = Field(0.0, ge=0, lt=1)
-    residual_dropout: float = Field(0.0, ge=0, lt=1)
-    initializer_range: float = Field(0.02, gt=0, le=10)
+    embedding_dropout: float = Field(default=0.0, ge=0, lt=1)
+    attention_dropout: float = Field(default=0.0, ge=0, lt=1)
+    residual_dropout: float = Field(default=0.0, ge=0, lt=1)
+    initializer_range: float = Field(default=0.02, gt=0, le=10)
 
-    bos_token_id: int | None = Field(None, ge=0)
-    eos_token_id: int | None = Field(None, ge=0)
-    pad_token_id: int | None = Field(None, ge=0)
+    bos_token_id: int | None = Field(default=None, ge=0)
+    eos_token_id: int | None = Field(default=None, ge=0)
+    pad_token_id: int | None = Field(default=None, ge=0)
 
     @model_validator(mode="before")
     @classmethod
@@ -210,60 +214,60 @@ class ModelConfig(Config):
 class TrainConfig(Config):
     """How the network learns: one record for pretraining, instruction tuning and everything between."""
 
-    sequence_length: int = Field(256, ge=8, le=10_000_000)
-    per_device_train_batch_size: int = Field(32, ge=1, le=1_000_000)  # rows of sequence_length tokens
-    gradient_accumulation_steps: int = Field(1, ge=1, le=100_000)
-    max_steps: int | None = Field(None, ge=1)  # None: from max_minutes or num_train_epochs
-    max_minutes: float | None = Field(None, gt=0)  # a budget: turned into max_steps by timing the first steps
-    num_train_epochs: float | None = Field(None, gt=0)
+    sequence_length: int = Field(default=256, ge=8, le=10_000_000)
+    per_device_train_batch_size: int = Field(default=32, ge=1, le=1_000_000)  # rows of sequence_length tokens
+    gradient_accumulation_steps: int = Field(default=1, ge=1, le=100_000)
+    max_steps: int | None = Field(default=None, ge=1)  # None: from max_minutes or num_train_epochs
+    max_minutes: float | None = Field(default=None, gt=0)  # a budget: turned into max_steps by timing the first steps
+    num_train_epochs: float | None = Field(default=None, gt=0)
 
     optimizer: Literal["muon", "adamw"] = "muon"
-    learning_rate: float = Field(3e-3, gt=0, le=10)  # AdamW's
-    matrix_learning_rate: float = Field(0.02, gt=0, le=10)  # Muon's, for the hidden layers' matrices
-    weight_decay: float = Field(0.1, ge=0, le=10)  # matrices only
-    adam_beta1: float = Field(0.9, ge=0, lt=1)
-    adam_beta2: float = Field(0.95, ge=0, lt=1)
-    adam_epsilon: float = Field(1e-8, gt=0, le=1)
-    muon_momentum: float = Field(0.95, ge=0, lt=1)
-    max_grad_norm: float = Field(1.0, ge=0)  # 0: no clipping
+    learning_rate: float = Field(default=3e-3, gt=0, le=10)  # AdamW's
+    matrix_learning_rate: float = Field(default=0.02, gt=0, le=10)  # Muon's, for the hidden layers' matrices
+    weight_decay: float = Field(default=0.1, ge=0, le=10)  # matrices only
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    adam_beta2: float = Field(default=0.95, ge=0, lt=1)
+    adam_epsilon: float = Field(default=1e-8, gt=0, le=1)
+    muon_momentum: float = Field(default=0.95, ge=0, lt=1)
+    max_grad_norm: float = Field(default=1.0, ge=0)  # 0: no clipping
 
     lr_scheduler_type: Literal["cosine", "linear", "warmup_stable_decay", "constant"] = "warmup_stable_decay"
-    warmup_steps: float = Field(0.02, ge=0)  # below 1: a share of max_steps
-    decay_steps: float = Field(0.4, ge=0)  # warmup_stable_decay's tail; below 1: a share of max_steps
-    min_learning_rate_ratio: float = Field(0.0, ge=0, le=1)
+    warmup_steps: float = Field(default=0.02, ge=0)  # below 1: a share of max_steps
+    decay_steps: float = Field(default=0.4, ge=0)  # warmup_stable_decay's tail; below 1: a share of max_steps
+    min_learning_rate_ratio: float = Field(default=0.0, ge=0, le=1)
 
-    eval_steps: int = Field(100, ge=1)
-    eval_tokens: int = Field(100_000, ge=1)  # of held-out text, the same ones every time
-    early_stopping_patience: int = Field(0, ge=0)  # evaluations without a better held-out loss; 0: never stop early
-    early_stopping_threshold: float = Field(0.0, ge=0)  # nats by which an evaluation must be better
+    eval_steps: int = Field(default=100, ge=1)
+    eval_tokens: int = Field(default=100_000, ge=1)  # of held-out text, the same ones every time
+    early_stopping_patience: int = Field(default=0, ge=0)  # evaluations without a better loss; 0: never
+    early_stopping_threshold: float = Field(default=0.0, ge=0)  # nats by which an evaluation must be better
     load_best_model_at_end: bool = True
 
-    save_steps: int = Field(500, ge=1)
-    save_total_limit: int = Field(2, ge=1)
-    logging_steps: int = Field(10, ge=1)
+    save_steps: int = Field(default=500, ge=1)
+    save_total_limit: int = Field(default=2, ge=1)
+    logging_steps: int = Field(default=10, ge=1)
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    num_threads: int = Field(0, ge=0, le=4096)  # 0: torch's choice
-    seed: int = Field(0, ge=0, lt=2**63)
+    num_threads: int = Field(default=0, ge=0, le=4096)  # 0: torch's choice
+    seed: int = Field(default=0, ge=0, lt=2**63)
 
 
 class GenerationConfig(Config):
     """How the network speaks. A sampling setting that differs from its neutral value implies sampling."""
 
-    max_new_tokens: int | None = Field(None, ge=1)
-    max_length: int | None = Field(None, ge=1)  # prompt included; max_new_tokens wins
-    min_new_tokens: int = Field(0, ge=0)
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    max_length: int | None = Field(default=None, ge=1)  # prompt included; max_new_tokens wins
+    min_new_tokens: int = Field(default=0, ge=0)
     do_sample: bool | None = None  # None: implied by the settings below
-    temperature: float = Field(1.0, ge=0, le=100)  # 0: greedy
-    top_k: int = Field(0, ge=0)  # 0: off
-    top_p: float = Field(1.0, gt=0, le=1)
-    min_p: float = Field(0.0, ge=0, le=1)
-    repetition_penalty: float = Field(1.0, gt=0, le=100)
-    num_return_sequences: int = Field(1, ge=1, le=10_000)
+    temperature: float = Field(default=1.0, ge=0, le=100)  # 0: greedy
+    top_k: int = Field(default=0, ge=0)  # 0: off
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    repetition_penalty: float = Field(default=1.0, gt=0, le=100)
+    num_return_sequences: int = Field(default=1, ge=1, le=10_000)
     stop_strings: tuple[str, ...] = ()
-    seed: int | None = Field(None, ge=0, lt=2**63)  # None: drawn, and reported
+    seed: int | None = Field(default=None, ge=0, lt=2**63)  # None: drawn, and reported
     eos_token_id: int | tuple[int, ...] | None = None
-    pad_token_id: int | None = Field(None, ge=0)
-    bos_token_id: int | None = Field(None, ge=0)
+    pad_token_id: int | None = Field(default=None, ge=0)
+    bos_token_id: int | None = Field(default=None, ge=0)
     use_cache: bool = True
 
 
@@ -272,8 +276,8 @@ class SourceConfig(Config):
 
     path: str | tuple[str, ...]  # files, folders, globs, or "village"
     name: str | None = None  # None: from the path
-    weight: float | None = Field(None, gt=0)  # share of the tokens seen; None: its natural size
-    epochs: float | None = Field(None, gt=0)  # instead of weight: how often to go through it
+    weight: float | None = Field(default=None, gt=0)  # share of the tokens seen; None: its natural size
+    epochs: float | None = Field(default=None, gt=0)  # instead of weight: how often to go through it
     field: str | None = None  # of a JSON record; None: text or messages
     template: str | None = None  # over a table's columns: "English: {en}\nFrench: {fr}"
     license: str | None = None
@@ -283,7 +287,7 @@ class DataConfig(Config):
     """What to learn from, and which part of it is kept aside to measure on."""
 
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
-    held_out: float = Field(0.02, ge=0, le=0.5)  # share of documents, chosen by their hash
+    held_out: float = Field(default=0.02, ge=0, le=0.5)  # share of documents, chosen by their hash
     validation: tuple[SourceConfig, ...] = ()  # files to measure on instead
 
 
@@ -294,7 +298,7 @@ class Recipe(Config):
     size: str | None = None  # the dial; `model` and `train` override what follows from it
     start_from: str | None = None  # a model folder to continue from
     tokenizer: str | None = None  # a folder; None: learned from the data
-    vocab_size: int = Field(8192, ge=256, le=1_000_000)
+    vocab_size: int = Field(default=8192, ge=256, le=1_000_000)
     model: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
     generation: dict[str, Any] = Field(default_factory=dict)

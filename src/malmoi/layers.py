@@ -27,7 +27,7 @@ class Norm:
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """Each position gathers from earlier ones. `window=None` sees all of them, a number only that many (itself included)."""
+    """Each position gathers from earlier ones: from all of them, or from the last `window` (itself included)."""
 
     hidden_size: int
     num_heads: int
@@ -43,7 +43,7 @@ class Attention:
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """A feed-forward network that every token passes. Gated: `down(act(gate(x)) * up(x))`; plain: `down(act(up(x)))`."""
+    """A feed-forward network for every token: `down(act(gate(x)) * up(x))`, or plain `down(act(up(x)))`."""
 
     hidden_size: int
     size: int

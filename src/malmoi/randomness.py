@@ -1,8 +1,8 @@
 """Randomness as a function: a draw is named by what it is for, so there is no generator state to save.
 
-Two runs that ask for the same (seed, purpose, numbers) get the same draw, whatever happened before, whoever else is in the
-batch and however many processes share the work. The key is hashed with BLAKE2b and feeds NumPy's counter-based Philox
-generator (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+Two runs that ask for the same (seed, purpose, numbers) get the same draw, whatever happened before, whoever else is in
+the batch and however many processes share the work. The key is hashed with BLAKE2b and feeds NumPy's counter-based
+Philox generator (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 """
 
 from __future__ import annotations

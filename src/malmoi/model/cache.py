@@ -27,7 +27,7 @@ class Cache:
         self._values: dict[int, torch.Tensor] = {}
 
     def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add the new tokens' keys and values (B, K, T, D) of one layer; returns those of the past and the new together."""
+        """Add one layer's new keys and values (B, K, T, D); returns the past's and the new ones together (B, K, S, D)."""
         if layer in self._keys and self._keys[layer].shape[0] != keys.shape[0]:
             raise MalmoiError(f"The cache holds {self._keys[layer].shape[0]} rows, but {keys.shape[0]} were given.")
         end = self.length + keys.shape[2]

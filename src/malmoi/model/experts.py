@@ -51,9 +51,9 @@ class Experts(nn.Module):
 
 
 def balance_loss(probabilities: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    """`E * sum over experts of (share of choices) * (mean probability)`: 1 when balanced, up to E when one expert takes all.
+    """`E * sum over experts of (share of choices) * (mean probability)`.
 
-    `probabilities` (N, E), `chosen` (N, per_token) expert numbers.
+    1 when balanced, up to E when one expert takes all. `probabilities` (N, E), `chosen` (N, per_token) expert numbers.
     """
     number = probabilities.shape[1]
     share = chosen.flatten().bincount(minlength=number).to(probabilities.dtype) / chosen.numel()

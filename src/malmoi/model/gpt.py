@@ -35,7 +35,7 @@ RESIDUAL_OUTPUTS = ("o_proj.weight", "down_proj.weight")  # what writes into the
 
 @dataclass(slots=True)
 class CausalLMOutput:
-    """What a forward pass gives: `logits` (B, T, V), the mean `loss` where labels were given, the `cache` if one was."""
+    """What a forward pass gives: `logits` (B, T, V), the mean `loss` if labels were given, the `cache` if one was."""
 
     logits: torch.Tensor
     loss: torch.Tensor | None = None
@@ -136,11 +136,12 @@ class GPT4LMHeadModel(nn.Module):
         document_ids: torch.Tensor | None = None,
         cache: Cache | None = None,
     ) -> torch.Tensor:
-        """The network without its vocabulary: (B, T) ids to (B, T, D) after the final norm; `lm_head` makes logits of it.
+        """The network below its vocabulary: ids (B, T) to (B, T, D) after the final norm; `lm_head` makes logits of it.
 
         `attention_mask` (B, T) is 1 for real tokens (pad on the left); with a cache it may also cover the past.
         `document_ids` (B, T) confines attention to tokens of equal id. Positions are counted from each row's first real
-        token, or from each document's first, unless `position_ids` (B, T) says otherwise. A `cache` is read and added to.
+        token, or from each document's first, unless `position_ids` (B, T) says otherwise. A `cache` is read and added
+        to.
         Raises `MalmoiError` beyond the context, for ids outside the vocabulary, and for shapes that do not fit.
         """
         past = cache.length if cache is not None else 0
@@ -185,9 +186,9 @@ class GPT4LMHeadModel(nn.Module):
         return CausalLMOutput(logits[:, -logits_to_keep:] if logits_to_keep else logits, loss, cache)
 
     def auxiliary_loss(self) -> torch.Tensor | None:
-        """What the routers of the last training pass ask to add to the loss (weighted, averaged over layers); None if nothing.
+        """What the routers of the last training pass ask to add to the loss, weighted; None without experts.
 
-        Taking it clears it, so that no graph outlives its step.
+        The balance losses of all layers are averaged. Taking it clears it, so that no graph outlives its step.
         """
         parts = []
         for layer in self.model.layers:

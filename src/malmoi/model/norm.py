@@ -1,4 +1,4 @@
-"""Normalisation: the residual stream grows with depth; a norm brings it back to a common length before each part reads it.
+"""Normalisation: the residual stream grows with depth; a norm brings it back to a common length before it is read.
 
 Root-mean-square norm (Zhang & Sennrich, 2019) divides by the vector's length and scales; layer norm (Ba et al., 2016)
 also subtracts the mean and shifts. Lengths are summed in float32 even when the model runs in bfloat16.

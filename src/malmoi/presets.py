@@ -1,0 +1,136 @@
+"""Models by name: one dial from a million parameters to eight hundred million, and GPT-2 as it was published.
+
+The dial is one table. A row is chosen by its name ("nano" ... "large"); width, depth, heads, context, vocabulary, batch
+and learning rates follow from it, because they belong together: a wider network wants smaller steps (the learning rate
+falls with width), a larger one wants more text in each step, and a feed-forward layer of 8/3 of the width gives a gated
+network the same weight as the classic fourfold one.
+
+| name   | parameters  | at home on                                      |
+|--------|-------------|-------------------------------------------------|
+| nano   | 1,000,832   | two CPU cores, minutes: the quickstart          |
+| micro  | 5,279,360   | a laptop, an hour                               |
+| mini   | 19,375,232  | a laptop overnight, or a small GPU in an hour   |
+| small  | 125,849,856 | one GPU: the size of GPT-1 and the first GPT-2  |
+| medium | 345,559,040 | one large GPU                                   |
+| large  | 805,401,088 | several large GPUs                              |
+
+The counts are those of the default vocabularies; a test compares each of them with a model that is built.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from malmoi.config import MalmoiError, ModelConfig, TrainConfig, nearest
+
+END_OF_TEXT, PAD = 0, 1  # the first ids of every tokenizer that Malmoi learns
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One position of the dial. Batch sizes count rows of `sequence_length` tokens."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    intermediate_size: int
+    vocab_size: int
+    context: int
+    sequence_length: int
+    batch: int
+    accumulation: int
+    learning_rate: float  # AdamW's: embeddings, norms, and everything where optimizer="adamw"
+    matrix_learning_rate: float  # Muon's
+
+
+_DIAL = {
+    "nano": _Row(128, 4, 4, 2, 352, 2048, 512, 256, 32, 1, 3e-3, 0.02),
+    "micro": _Row(256, 6, 8, 2, 704, 4096, 512, 256, 32, 1, 3e-3, 0.02),
+    "mini": _Row(384, 10, 6, 3, 1024, 8192, 1024, 256, 64, 1, 2e-3, 0.02),
+    "small": _Row(768, 12, 12, 4, 2048, 65_536, 2048, 1024, 16, 16, 1e-3, 0.015),
+    "medium": _Row(1024, 24, 16, 8, 2752, 65_536, 2048, 1024, 8, 64, 6e-4, 0.012),
+    "large": _Row(1536, 28, 12, 4, 4096, 65_536, 2048, 2048, 4, 64, 4e-4, 0.01),
+}
+SIZES: tuple[str, ...] = tuple(_DIAL)
+
+# Radford et al., "Language models are unsupervised multitask learners" (2019), table 2; counts of the released weights
+_GPT2 = {"small": (768, 12, 12), "medium": (1024, 24, 16), "large": (1280, 36, 20), "xl": (1600, 48, 25)}
+
+
+def _row(name: str) -> _Row:
+    if name not in _DIAL:
+        raise MalmoiError(f"There is no size '{name}'.{nearest(name, SIZES)} Sizes: {', '.join(SIZES)}.")
+    return _DIAL[name]
+
+
+def size(name: str, vocab_size: int | None = None) -> ModelConfig:
+    """The modern layout at one position of the dial; `vocab_size` where the tokenizer is already known.
+
+    Raises `MalmoiError` for a name that is not in `SIZES`.
+    """
+    row = _row(name)
+    return ModelConfig(
+        vocab_size=row.vocab_size if vocab_size is None else vocab_size,
+        hidden_size=row.hidden_size,
+        num_hidden_layers=row.num_hidden_layers,
+        num_attention_heads=row.num_attention_heads,
+        num_key_value_heads=row.num_key_value_heads,
+        intermediate_size=row.intermediate_size,
+        max_position_embeddings=row.context,
+        eos_token_id=END_OF_TEXT,
+        pad_token_id=PAD,
+    )
+
+
+def train_defaults(name: str) -> TrainConfig:
+    """How a model of this size is trained where nothing else is said: batch and learning rates from the same row."""
+    row = _row(name)
+    return TrainConfig(
+        sequence_length=row.sequence_length,
+        per_device_train_batch_size=row.batch,
+        gradient_accumulation_steps=row.accumulation,
+        learning_rate=row.learning_rate,
+        matrix_learning_rate=row.matrix_learning_rate,
+    )
+
+
+def gpt2(size: str = "small") -> ModelConfig:
+    """GPT-2 as published (Radford et al., 2019).
+
+    Parameters: small 124,439,808; medium 354,823,168; large 774,030,080; xl 1,557,611,200.
+    """
+    if size not in _GPT2:
+        raise MalmoiError(f"There is no GPT-2 '{size}'.{nearest(size, _GPT2)} Sizes: {', '.join(_GPT2)}.")
+    width, depth, heads = _GPT2[size]
+    return ModelConfig(
+        vocab_size=50_257,
+        hidden_size=width,
+        num_hidden_layers=depth,
+        num_attention_heads=heads,
+        max_position_embeddings=1024,
+        positions="learned",
+        norm="layer_norm",
+        norm_eps=1e-5,
+        qk_norm=False,
+        feed_forward="plain",
+        hidden_act="gelu_pytorch_tanh",
+        attention_bias=True,
+        mlp_bias=True,
+        embedding_dropout=0.1,
+        attention_dropout=0.1,
+        residual_dropout=0.1,
+        bos_token_id=50_256,
+        eos_token_id=50_256,
+    )
+
+
+def preset(name: str) -> ModelConfig:
+    """A model by one name: a size of the dial, or `gpt2`, `gpt2-medium`, `gpt2-large`, `gpt2-xl`."""
+    if name in _DIAL:
+        return size(name)
+    published = {f"gpt2-{key}": key for key in _GPT2} | {"gpt2": "small"}
+    if name in published:
+        return gpt2(published[name])
+    known = (*SIZES, *published)
+    raise MalmoiError(f"There is no preset '{name}'.{nearest(name, known)} Presets: {', '.join(known)}.")
