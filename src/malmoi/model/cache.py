@@ -63,3 +63,15 @@ class Cache:
         self.length = length
         if self.real is not None:
             self.real = self.real[:, :length]
+
+    def drop(self, length: int) -> None:
+        """Forget the first `length` positions, which must be padding in every row."""
+        if not 0 <= length <= self.length or (length and (self.real is None or bool(self.real[:, :length].any()))):
+            raise MalmoiError(f"The first {length} of the {self.length} positions in the cache are not all padding.")
+        for held in (self._keys, self._values):
+            for layer, memory in held.items():
+                held[layer] = memory[:, :, length:]
+        self.length -= length
+        if self.real is not None:
+            rest = self.real[:, length:]
+            self.real = None if bool(rest.all()) else rest

@@ -270,20 +270,17 @@ class GPT4LMHeadModel(nn.Module):
 
     def generate(
         self,
-        input_ids: torch.Tensor,
+        input_ids: Any,
         attention_mask: torch.Tensor | None = None,
         tokenizer: Any = None,
         **settings: Any,
     ) -> torch.Tensor:
         """Continue prompts (B, T): returns (B * num_return_sequences, prompt and new tokens).
 
-        Settings are the fields of `GenerationConfig`; what is not given comes from `generation_config`. `tokenizer` is
-        needed for `stop_strings` only.
+        Prompts are a tensor, lists of ids, or what a tokenizer returned. Settings are the fields of `GenerationConfig`;
+        what is not given comes from `generation_config`. `tokenizer` is needed for `stop_strings` only.
         """
         from malmoi.generate import engine
 
-        config = engine.resolve(
-            settings, self.generation_config, input_ids.shape[1], self.config.max_position_embeddings
-        )
-        result = engine.generate(self, input_ids, config, attention_mask=attention_mask, tokenizer=tokenizer)
+        result = engine.generate(self, input_ids, attention_mask=attention_mask, tokenizer=tokenizer, **settings)
         return result.sequences
