@@ -1,0 +1,227 @@
+"""`malmoi chat FOLDER`: a conversation in the terminal.
+
+The conversation is kept as messages and rendered anew for every answer by `malmoi.tokens.chat`, the one place where a
+conversation becomes ids. When it outgrows the model's context, the oldest turns are left out, and that is said. Ctrl-C
+stops an answer, not the program. In a pipe, each line is one message and only the answers are printed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from malmoi.cli import options
+from malmoi.cli.console import console
+from malmoi.cli.folders import open_model
+from malmoi.config import GenerationConfig, MalmoiError, nearest
+
+if TYPE_CHECKING:
+    from malmoi.model.gpt import GPT4LMHeadModel
+    from malmoi.tokens.tokenizer import GPT4Tokenizer
+
+app = typer.Typer(rich_markup_mode="rich")
+
+COMMANDS = {
+    "/help": "show this list",
+    "/system TEXT": "tell the model who it is (and begin anew)",
+    "/temperature 0.2": "how freely it chooses its words; 0: always the likeliest",
+    "/explain": "colour each token by how much it surprised the model; again: stop that",
+    "/reset": "forget the conversation",
+    "/exit": "leave (also Ctrl-D)",
+}
+
+
+@app.command()
+def chat(
+    folder: Annotated[str, typer.Argument(help="A model folder, a run's folder, or a name on the hub.")],
+    system: Annotated[str | None, typer.Option(help="Tell the model who it is.")] = None,
+    max_new_tokens: options.MaxNewTokens = None,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    min_p: options.MinP = None,
+    repetition_penalty: options.RepetitionPenalty = None,
+    seed: options.Seed = None,
+) -> None:
+    """Talk with a model.
+
+    Type a message; /help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves. In a pipe each line is a message.
+
+    [bold]Examples[/bold]
+
+    \b
+    malmoi chat runs/quickstart
+    malmoi chat runs/quickstart --system "You are brief." --temperature 0.2
+    echo "안녕하세요" | malmoi chat runs/quickstart
+    """
+    model, tokenizer = open_model(folder)
+    given = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "seed": seed,
+    }
+    settings = {key: value for key, value in given.items() if value is not None}
+    GenerationConfig(**settings)  # a wrong value is said now, not after the first message
+    talk = Conversation(model, tokenizer, settings)
+    if system:
+        talk.messages.append({"role": "system", "content": system})
+    tokenizer.apply_chat_template([{"role": "user", "content": ""}])  # a tokenizer without chat tokens is said now
+    if sys.stdin.isatty():
+        console().print(f"[dim]{folder}. /help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.[/dim]")
+    for line in _lines():
+        if not _handle(talk, line):
+            break
+
+
+@dataclass
+class Conversation:
+    """The messages so far and how to go on with them."""
+
+    model: GPT4LMHeadModel
+    tokenizer: GPT4Tokenizer
+    settings: dict[str, Any]
+    messages: list[dict[str, str]] = field(default_factory=list)
+    explain: bool = False
+
+    def prompt(self) -> list[int]:
+        """The ids to answer, the oldest turns left out (and said) where the context is too small for all of them."""
+        context = self.model.config.max_position_embeddings
+        room = self.settings.get("max_new_tokens") or min(256, context // 4)
+        head = [message for message in self.messages[:1] if message["role"] == "system"]
+        turns = self.messages[len(head) :]
+        dropped = 0
+        while True:
+            ids = self.tokenizer.apply_chat_template([*head, *turns[dropped:]], add_generation_prompt=True)
+            if len(ids) + room <= context:
+                break
+            if dropped + 1 >= len(turns):
+                raise MalmoiError(
+                    f"The message takes {len(ids)} of the model's {context} tokens and leaves less than {room} for the "
+                    "answer. Write a shorter one, or set --max-new-tokens lower."
+                )
+            dropped += 1
+            while turns[dropped]["role"] != "user" and dropped + 1 < len(turns):
+                dropped += 1
+        if dropped:
+            self.messages = [*head, *turns[dropped:]]
+            plural = "message" if dropped == 1 else "messages"
+            console(stderr=True).print(f"[dim](the oldest {dropped} {plural} no longer fit the context)[/dim]")
+        return ids
+
+    def answer(self, text: str) -> None:
+        """Say `text` to the model and stream its answer; what was said stays in the conversation."""
+        before = list(self.messages)
+        self.messages.append({"role": "user", "content": text})
+        said: list[str] = []
+        try:
+            for token in self._stream(self.prompt()):
+                said.append(token.text)
+                self._write(token)
+        except KeyboardInterrupt:
+            console(stderr=True).print("\n[dim](stopped)[/dim]", end="")
+        except MalmoiError:
+            self.messages = before
+            raise
+        print()
+        self.messages.append({"role": "assistant", "content": "".join(said)})
+
+    def _stream(self, ids: list[int]) -> Iterator[Any]:
+        from malmoi.generate.engine import stream
+        from malmoi.tokens.chat import END
+
+        own = self.model.generation_config.eos_token_id
+        ends = (own,) if isinstance(own, int) else own or ()
+        turn_end = self.tokenizer.convert_tokens_to_ids(END)
+        settings = {**self.settings, "eos_token_id": tuple({*ends, turn_end})}
+        return stream(self.model, self.tokenizer, ids, trace=self.explain, **settings)
+
+    def _write(self, token: Any) -> None:
+        if self.explain and token.trace is not None and token.text:
+            from rich.text import Text
+
+            from malmoi.cli.surprise import colour
+
+            console().print(Text(token.text, style=colour(token.trace)), end="", soft_wrap=True)
+        else:
+            sys.stdout.write(token.text)
+        sys.stdout.flush()
+
+
+def _handle(talk: Conversation, line: str) -> bool:
+    """One line of the person's: a command or a message. False: leave."""
+    line = line.strip()
+    if not line:
+        return True
+    if line in ("/exit", "/quit"):
+        return False
+    try:
+        if line.startswith("/"):
+            _command(talk, *line.partition(" ")[::2])
+        else:
+            talk.answer(line)
+    except MalmoiError as error:
+        if not sys.stdin.isatty():
+            raise
+        console(stderr=True).print(f"[red]{error}[/red]", markup=False, style="red")
+    return True
+
+
+def _command(talk: Conversation, name: str, rest: str) -> None:
+    say = console(stderr=True)
+    match name:
+        case "/help":
+            for command, what in COMMANDS.items():
+                say.print(f"  {command:<18} {what}", markup=False)
+        case "/reset":
+            talk.messages = [message for message in talk.messages[:1] if message["role"] == "system"]
+            say.print("[dim](forgotten)[/dim]")
+        case "/system":
+            talk.messages = [{"role": "system", "content": rest}] if rest else []
+            say.print("[dim](a new conversation)[/dim]")
+        case "/temperature":
+            try:
+                value = float(rest)
+            except ValueError:
+                raise MalmoiError(f"/temperature wants a number, such as /temperature 0.2 (given: {rest!r}).") from None
+            GenerationConfig(temperature=value)
+            talk.settings["temperature"] = value
+            say.print(f"[dim](temperature {value:g})[/dim]")
+        case "/explain":
+            from malmoi.cli.surprise import LEGEND
+
+            talk.explain = not talk.explain
+            say.print(f"[dim]({LEGEND})[/dim]" if talk.explain else "[dim](colours off)[/dim]")
+        case _:
+            known = [command.split()[0] for command in COMMANDS]
+            raise MalmoiError(f"There is no command {name}.{nearest(name, known)} Commands: {', '.join(known)}.")
+
+
+def _lines() -> Iterator[str]:
+    """What the person types, or the lines of a pipe."""
+    if not sys.stdin.isatty():
+        for number, raw in enumerate(sys.stdin.buffer, start=1):
+            try:
+                yield raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise MalmoiError(f"standard input: line {number}, byte {error.start + 1} is not UTF-8.") from None
+        return
+    with contextlib.suppress(ImportError):  # arrow keys and history, where the platform has them
+        importlib.import_module("readline")
+    while True:
+        try:
+            yield input("> ")
+        except KeyboardInterrupt:
+            print("\n(/exit or Ctrl-D leaves)", file=sys.stderr)
+        except EOFError:
+            print()
+            return
