@@ -4,12 +4,12 @@ A message is written as
 
     <|start|>user<|message|>What is a malmoi?<|end|>
 
-and the model's turn begins with `<|start|>assistant<|message|>`; it ends it with `<|end|>`. The angle-bracketed words are
-control tokens, single ids that no text can produce, so that a message cannot end itself early or speak in another's role.
-`render` also says which ids the model is taught: the assistant's words and the `<|end|>` after them.
+and the model's turn begins with `<|start|>assistant<|message|>`; the model ends it with `<|end|>`. The words in angle
+brackets are control tokens, single ids that no text can produce: a message cannot end itself early or speak in
+another's role. `render` also says which ids the model is taught: the assistant's words and the `<|end|>` after them.
 
 The same format stands in `chat_template.jinja` for programs that render templates (transformers, vLLM, llama.cpp). They
-render to text and look for control tokens in it afterwards, so that there a message that spells `<|end|>` does end itself.
+look for control tokens in the rendered text, so that *there* a message that spells `<|end|>` does end itself.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from malmoi.config import MalmoiError, nearest
+from malmoi.tokens import template
 
 if TYPE_CHECKING:
+    from rich.text import Text as RichText
+
     from malmoi.tokens.tokenizer import GPT4Tokenizer
 
 START = "<|start|>"
@@ -46,7 +49,7 @@ TEMPLATE = """\
 
 
 def checked(messages: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """(role, text) of each message. `content` is a text or a list of {"type": "text", "text": ...} parts, which are joined.
+    """(role, text) of each message. `content` is a text or a list of {"type": "text", "text": ...} parts, to be joined.
 
     Raises `MalmoiError` that names the index of a message of an unknown shape or role.
     """
@@ -88,12 +91,16 @@ def _text(index: int, content: Any) -> str:
 
 def render(tokenizer: GPT4Tokenizer, messages: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[int]]:
     """The ids of a conversation and, for each, 1 if the model is taught to say it, else 0: both lists of length T."""
-    start, message_id, end = _control_ids(tokenizer)
+    turns = checked(messages)
+    control = _control_ids(tokenizer)
+    if control is None:
+        return template.to_ids_and_mask(tokenizer, _foreign_template(tokenizer), turns)
+    start, message, end = control
     ids: list[int] = []
     mask: list[int] = []
-    for role, text in checked(messages):
+    for role, text in turns:
         head, content = tokenizer.encode_batch([role, text], add_special_tokens=False)
-        ids += [start, *head, message_id, *content, end]
+        ids += [start, *head, message, *content, end]
         mask += [0] * (len(head) + 2) + [int(role == "assistant")] * (len(content) + 1)
     return ids, mask
 
@@ -102,10 +109,13 @@ def prompt_ids(
     tokenizer: GPT4Tokenizer, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False
 ) -> list[int]:
     """The ids of a conversation, with `add_generation_prompt` up to where the assistant begins to speak."""
+    control = _control_ids(tokenizer)
+    if control is None:
+        return template.to_ids(tokenizer, _foreign_template(tokenizer), checked(messages), add_generation_prompt)
     ids, _ = render(tokenizer, messages)
     if add_generation_prompt:
-        start, message_id, _ = _control_ids(tokenizer)
-        ids += [start, *tokenizer.encode("assistant", add_special_tokens=False), message_id]
+        start, message, _ = control
+        ids += [start, *tokenizer.encode("assistant", add_special_tokens=False), message]
     return ids
 
 
@@ -113,14 +123,59 @@ def render_text(
     tokenizer: GPT4Tokenizer, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False
 ) -> str:
     """The conversation as text, control tokens spelt out: for reading, never for encoding again."""
-    _control_ids(tokenizer)
-    text = "".join(f"{START}{role}{MESSAGE}{content}{END}" for role, content in checked(messages))
+    turns = checked(messages)
+    if _control_ids(tokenizer) is None:
+        plain = [{"role": role, "content": text} for role, text in turns]
+        names = template.special_names(tokenizer)
+        return template.render(_foreign_template(tokenizer), plain, add_generation_prompt, names)
+    text = "".join(f"{START}{role}{MESSAGE}{content}{END}" for role, content in turns)
     return text + (f"{START}assistant{MESSAGE}" if add_generation_prompt else "")
 
 
-def _control_ids(tokenizer: GPT4Tokenizer) -> tuple[int, int, int]:
-    missing = [token for token in (START, MESSAGE, END) if token not in tokenizer.special_tokens]
-    if missing:
-        raise MalmoiError(f"This tokenizer has no control token {missing[0]}, so that it cannot write a conversation.")
+def end_of_turn_id(tokenizer: GPT4Tokenizer) -> int | None:
+    """The id with which the assistant ends its turn, where generation in a chat stops besides the end of text."""
+    control = _control_ids(tokenizer)
+    if control is not None:
+        return control[2]
+    known = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
+    return next((tokenizer.special_tokens[name] for name in known if name in tokenizer.special_tokens), None)
+
+
+def view(tokenizer: GPT4Tokenizer, ids: Sequence[int], loss_mask: Sequence[int]) -> RichText:
+    """The tokens of a conversation for a terminal: green is taught, grey is only read, reversed is a control token.
+
+    Print it with rich: `rich.print(view(tokenizer, *render(tokenizer, messages)))`. Under each line break a new line
+    begins; a token that holds a part of a character is shown as its bytes, `<EA B0>`.
+    """
+    from rich.text import Text
+
+    if len(ids) != len(loss_mask):
+        raise MalmoiError(f"{len(ids)} ids, but a loss mask of {len(loss_mask)}: they belong together one to one.")
+    control = set(tokenizer.special_tokens.values())
+    lines = Text()
+    for index, taught in zip(ids, loss_mask, strict=True):
+        data = tokenizer.token_bytes(index)
+        try:
+            piece = data.decode("utf-8")
+        except UnicodeDecodeError:
+            piece = f"<{data.hex(' ').upper()}>"
+        style = "bold green" if taught else "bright_black"
+        lines.append(piece.replace("\n", "⏎\n"), style=f"{style} reverse" if index in control else style)
+        lines.append(f"·{index} ", style="dim")
+    return lines
+
+
+def _control_ids(tokenizer: GPT4Tokenizer) -> tuple[int, int, int] | None:
+    """The ids of start, message and end where this tokenizer writes Malmoi's format, else None."""
     known = tokenizer.special_tokens
-    return known[START], known[MESSAGE], known[END]
+    own = all(token in known for token in (START, MESSAGE, END)) and tokenizer.chat_template in (None, TEMPLATE)
+    return (known[START], known[MESSAGE], known[END]) if own else None
+
+
+def _foreign_template(tokenizer: GPT4Tokenizer) -> str:
+    if tokenizer.chat_template is None:
+        raise MalmoiError(
+            "This tokenizer has no chat template: its model was trained to go on with a text, not to converse. "
+            "Give it plain text, or fine-tune it on conversations first."
+        )
+    return tokenizer.chat_template

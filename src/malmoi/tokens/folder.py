@@ -32,8 +32,8 @@ _UNPUBLISHED = re.compile(r"(openai/)?gpt-?[345]([.o-].*)?", re.IGNORECASE)
 def locate(name: str | Path) -> Path:
     """The local folder for a path or a hub name; a hub name is downloaded (or found in the cache) on the way.
 
-    A path that exists always wins. The hub is reached through `huggingface_hub` (extra `hub`), which respects `HF_HOME`,
-    `HF_TOKEN` and `HF_HUB_OFFLINE`; only the files of `TOKENIZER_FILES` are fetched.
+    A path that exists always wins. The hub is reached through `huggingface_hub` (extra `hub`), which respects
+    `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE`; only the files of `TOKENIZER_FILES` are fetched.
     """
     path = Path(name).expanduser()
     if path.is_dir():
@@ -43,8 +43,8 @@ def locate(name: str | Path) -> Path:
     text = str(name)
     if _UNPUBLISHED.fullmatch(text):
         raise MalmoiError(
-            f"'{text}' cannot be loaded: OpenAI has never published the weights or the tokenizer files of GPT-3 and its "
-            f"successors as a model. Use a folder that Malmoi trained (`malmoi quickstart` makes one in "
+            f"'{text}' cannot be loaded: the weights and tokenizer files of GPT-3, GPT-4 and their successors were "
+            f"never published as a model. Use a folder that Malmoi trained (`malmoi quickstart` makes one in "
             f"runs/quickstart/model), or a published model such as 'openai-community/gpt2' or 'Qwen/Qwen3-0.6B'."
         )
     if path.exists():
@@ -70,7 +70,8 @@ def _download(name: str) -> Path:
         reason = str(error).strip().split("\n")[0]
         raise MalmoiError(
             f"'{name}' is not a folder here, and the Hugging Face hub did not give it: {reason} "
-            f"Check the name, the network (HF_HUB_OFFLINE is {os.environ.get('HF_HUB_OFFLINE', 'not set')}), or give a folder."
+            f"Check the name and the network (HF_HUB_OFFLINE is {os.environ.get('HF_HUB_OFFLINE', 'not set')}), "
+            f"or give a folder."
         ) from None
 
 

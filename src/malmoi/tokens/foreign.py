@@ -3,6 +3,9 @@
 Two families are read. *Byte-level* BPE (GPT-2, Llama 3, Qwen, ours) spells each byte as one printable character.
 *Llama 2's* BPE spells a space as U+2581 and falls back to tokens named `<0x0A>` for bytes that it has no character for.
 Both are told apart by the decoder that the file declares, never by a name.
+
+A control token is what the file declares as `special`; added tokens that it declares as ordinary (Qwen's `<think>`) are
+words like any other, which text may spell.
 """
 
 from __future__ import annotations
@@ -56,8 +59,8 @@ def _build(path: Path, description: dict[str, Any]) -> Tokenizer:
 def _protect(path: Path, description: dict[str, Any], model: dict[str, Any]) -> bool:
     """Take away the merges whose product spells a control token; say whether there were any.
 
-    With them gone, no text can become a control token: BPE gives single characters (or bytes) and what merges make of them.
-    Some converted vocabularies have such merges; only texts that spell the control token are affected.
+    With them gone, no text can become a control token: BPE gives single characters (or bytes) and what merges make of
+    them. Some converted vocabularies have such merges; only texts that spell the control token are affected.
     """
     control = {token["content"] for token in description.get("added_tokens", ()) if token.get("special")}
     if model.get("ignore_merges") and any(content in model["vocab"] for content in control):

@@ -1,10 +1,10 @@
 """Tokens to text while they arrive: no broken character, no half of a stop string.
 
 A byte-level token may end in the middle of a character: one Hangul syllable is three bytes, an emoji four, and a model
-emits them as it pleases. `StreamDecoder` shows only what is whole. What it holds back is what is *certainly* incomplete:
-the first bytes of a character, a joiner (U+200D) that waits for what it joins, one half of a flag. What merely *could*
-go on (an emoji that another may be joined to, a letter that an accent may follow) is shown at once, since any
-text could go on; the unit is the code point. So a family emoji appears as its first member and grows.
+emits them as it pleases. `StreamDecoder` shows only what is whole. It holds back what is *certainly* incomplete: the
+first bytes of a character, a joiner (U+200D) that waits for what it joins, one half of a flag. What merely *could* go
+on (an emoji that another may be joined to, a letter that an accent may follow) is shown at once, since any text could
+go on; the unit is the code point. So a family emoji appears as its first member and grows.
 
 `StopScanner` does the same for stop strings: text that may be the beginning of one waits until it is clear.
 """
@@ -37,8 +37,8 @@ def _whole_length(text: str) -> int:
 class StreamDecoder:
     """Text from tokens one at a time; the pieces joined are `decode` of all of them.
 
-    `unfinished` holds the bytes of a character that has begun and is not whole. `finish` never shows them: a reply that a
-    length limit cut inside a character ends before that character (`decode` would put U+FFFD there).
+    `unfinished` holds the bytes of a character that has begun and is not whole. `finish` never shows them: a reply that
+    a length limit cut inside a character ends before that character (`decode` would put U+FFFD there).
     """
 
     def __init__(
@@ -81,8 +81,8 @@ class StreamDecoder:
 class StopScanner:
     """Watches streamed text for stop strings, across any borders between the pieces.
 
-    The stop string that is complete first wins (of two that end together, the longer one): the same answer however the text
-    was cut into pieces, and it never waits for a longer stop string once a shorter one is there.
+    The stop string that is complete first wins (of two that end together, the longer one): the same answer however the
+    text was cut into pieces, and it never waits for a longer stop string once a shorter one is there.
     """
 
     def __init__(self, stops: Iterable[str]) -> None:
@@ -99,7 +99,7 @@ class StopScanner:
         return self.found is not None
 
     def push(self, text: str) -> tuple[str, bool]:
-        """More text: what is safe to show, and whether a stop string has been met (it is not shown, nor is anything after)."""
+        """More text: what is safe to show, and whether a stop string was met (neither it nor what follows is shown)."""
         if self.found is not None:
             return "", True
         text = self._held + text

@@ -4,13 +4,13 @@ A byte-level BPE tokenizer starts from the 256 bytes, so that every text can be 
 neighbours were merged into longer tokens when it was learned (`vocabulary.learn`). The work is done by the `tokenizers`
 library (Rust); the files are the ones that Hugging Face transformers reads and writes.
 
-**Text from outside is only text.** A *control token* (`<|endoftext|>`, `<|end|>` ...) is an id that means something to the
-machinery. By default `tokenizers` and transformers recognise the spelling of a control token anywhere in a text and
+**Text from outside is only text.** A *control token* (`<|endoftext|>`, `<|end|>` ...) is an id that means something to
+the machinery. By default `tokenizers` and transformers recognise the spelling of a control token anywhere in a text and
 give the id: whoever can type into a prompt can then end a document or play another role. Here `encode` gives plain
-byte-level tokens for such a text, always; control ids come from `malmoi.tokens.chat` and from the special-token fields alone. The
-library's switch for this (`encode_special_tokens`) is not saved with a tokenizer and does not survive pickling, so it is set again
-wherever a tokenizer comes into being (`_adopt`). *transformers differs*: `AutoTokenizer` on the same folder gives the same ids for every
-text except one that spells a control token, unless it is called with `split_special_tokens=True`.
+byte-level tokens for such a text, always; control ids come from `malmoi.tokens.chat` and `special_tokens` alone. The
+library's switch for this (`encode_special_tokens`) is neither saved with a tokenizer nor pickled, so it is set wherever
+a tokenizer comes into being (`_adopt`). *transformers differs*: `AutoTokenizer` on the same folder gives the same ids
+for every text except one that spells a control token, unless it is called with `split_special_tokens=True`.
 
 Legend: B texts, T tokens.
 """
@@ -32,9 +32,11 @@ from malmoi.tokens.stream import StreamDecoder
 END_OF_TEXT = "<|endoftext|>"
 PAD = "<|pad|>"
 
+_REBUILT = ("_tokenizer", "_reading_control_tokens", "_pieces")  # what pickling leaves out
+
 
 class BatchEncoding(dict[str, Any]):
-    """What calling a tokenizer gives: `input_ids` and `attention_mask`, by key or by attribute, ready for `model(**batch)`."""
+    """What calling a tokenizer gives: `input_ids` and `attention_mask`, by key or attribute, for `model(**batch)`."""
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -50,8 +52,8 @@ class BatchEncoding(dict[str, Any]):
 class GPT4Tokenizer:
     """Byte-level BPE with control tokens that text cannot reach.
 
-    Made by `GPT4Tokenizer.from_pretrained(folder)` or `malmoi.tokens.vocabulary.learn(texts, vocab_size)`. `settings` is what
-    `tokenizer_config.json` holds; unknown keys in it are kept for those who know them.
+    Made by `GPT4Tokenizer.from_pretrained(folder)` or `malmoi.tokens.vocabulary.learn(texts, vocab_size)`. `settings`
+    is what `tokenizer_config.json` holds; keys that Malmoi does not know are kept for those who do.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class GPT4Tokenizer:
         self._size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {key: value for key, value in self.__dict__.items() if key not in ("_tokenizer", "_pieces")}
+        kept = {key: value for key, value in self.__dict__.items() if key not in _REBUILT}
         return {**kept, "_json": self._tokenizer.to_str()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -102,7 +104,7 @@ class GPT4Tokenizer:
         return cls(tokenizer, settings, chat_template)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `tokenizer.json`, `tokenizer_config.json` and (where there is one) `chat_template.jinja` into `folder`."""
+        """Write `tokenizer.json`, `tokenizer_config.json` and, where there is one, `chat_template.jinja`."""
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -161,6 +163,17 @@ class GPT4Tokenizer:
                 f"This tokenizer has no token {token!r}. Its control tokens: {', '.join(self.special_tokens)}."
             )
         return index
+
+    @functools.cached_property
+    def _reading_control_tokens(self) -> Tokenizer:
+        """The same tokenizer with the library's own habit, for text that a chat template wrote (`template.to_ids`)."""
+        copy = Tokenizer.from_str(self._tokenizer.to_str())
+        copy.encode_special_tokens = False
+        return copy
+
+    def encode_rendered(self, text: str) -> list[int]:
+        """The ids of text in which control tokens *are* meant. Only for what `malmoi.tokens.template` has rendered."""
+        return self._reading_control_tokens.encode(text, add_special_tokens=False).ids
 
     @functools.cached_property
     def _pieces(self) -> list[bytes]:
@@ -223,9 +236,9 @@ class GPT4Tokenizer:
     ) -> BatchEncoding:
         """Encode one text or several into `input_ids` and `attention_mask` (1 for a token, 0 for padding).
 
-        `padding` is False, True ("longest" in the batch) or "max_length"; the side is `padding_side`, left by default, so that
-        generation goes on from the last token of every row. Lists stay lists (of lists, for several texts); tensors are
-        int64 of shape (B, T).
+        `padding` is False, True ("longest" in the batch) or "max_length"; the side is `padding_side`, left by default,
+        so that generation goes on from the last token of every row. One text gives lists, several give lists of
+        lists; tensors are int64 of shape (B, T).
         """
         single = isinstance(text, str)
         rows = self.encode_batch([text] if single else text, add_special_tokens)
@@ -274,7 +287,9 @@ class GPT4Tokenizer:
     # ---------------------------------------------------------------- ids -> text
 
     @overload
-    def decode(self, ids: Sequence[Sequence[int]], skip_special_tokens: bool = False) -> list[str]: ...
+    def decode(  # pyright: ignore[reportOverlappingOverload]  (a tensor's dimensions are not in its type)
+        self, ids: Sequence[Sequence[int]], skip_special_tokens: bool = False
+    ) -> list[str]: ...
     @overload
     def decode(self, ids: Any, skip_special_tokens: bool = False) -> str: ...
 
@@ -312,7 +327,10 @@ class GPT4Tokenizer:
         add_generation_prompt: bool = False,
         return_tensors: str | None = None,
     ) -> Any:
-        """A conversation as ids (a list, or a (1, T) tensor), or with `tokenize=False` as text. See `malmoi.tokens.chat`."""
+        """A conversation as ids (a list, or a (1, T) tensor), or with `tokenize=False` as text (`malmoi.tokens.chat`).
+
+        `add_generation_prompt` goes on to where the assistant begins to speak.
+        """
         from malmoi.tokens import chat
 
         if not tokenize:
