@@ -1,8 +1,8 @@
 """Why this token? One record for every token that was written.
 
 The model proposes a distribution over the whole vocabulary; the settings (temperature, top_k, ...) reshape it; one
-token is drawn. A `TokenTrace` keeps both sides: what the model itself believed (`logprob`, `rank`, `entropy`) and what the
-settings made of it (`probability`, `removed`). The command line, the API, the page and the evaluation all read this
+token is drawn. A `TokenTrace` keeps both sides: what the model itself believed (`logprob`, `rank`, `entropy`) and what
+the settings made of it (`probability`, `removed`). The command line, the API, the page and the evaluation all read this
 record. It is computed only for who asks: generation without a trace does none of the work below.
 
 `removed` answers "how much did this setting interfere?" with one measure for all settings: the total variation distance
