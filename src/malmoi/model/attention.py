@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from malmoi import layers
+from malmoi.model import fused
 from malmoi.model.cache import Cache
 from malmoi.model.norm import RMSNorm
 from malmoi.model.position import Rotation, rotate
@@ -49,6 +50,7 @@ class Sight:
             own = self._asking() == self._seen()
             visible = real[:, None, None, :] | own
             shared = visible if shared is None else shared & visible
+        self._additive: dict[tuple[int | None, torch.dtype], torch.Tensor] = {}
         self._masks = {window: self._mask(window, shared) for window in set(windows)}
 
     def mask(self, window: int | None) -> torch.Tensor | None:
@@ -59,6 +61,14 @@ class Sight:
         """The same as `mask`, but always written out."""
         mask = self._masks[window]
         return self._causal(window)[None, None] if mask is None else mask
+
+    def additive(self, window: int | None, dtype: torch.dtype) -> torch.Tensor:
+        """The same as `matrix`, as what is added to scores: 0 where one may look, minus infinity elsewhere."""
+        if (window, dtype) not in self._additive:
+            visible = self.matrix(window)
+            zeros = torch.zeros(visible.shape, dtype=dtype, device=self.device)
+            self._additive[window, dtype] = zeros.masked_fill_(~visible, float("-inf"))
+        return self._additive[window, dtype]
 
     def _asking(self) -> torch.Tensor:
         return torch.arange(self.past, self.past + self.tokens, device=self.device)[:, None]
@@ -114,18 +124,26 @@ class Attention(nn.Module):
             k, v = cache.write(self.index, k, v)  # (B, K, S, D)
         if self.pattern.watched:
             self.pattern(pattern(q, k, sight.matrix(spec.window)))
+        heads = self.heads(self._gather(q, k, v, sight).transpose(1, 2))  # (B, T, H, D)
+        return self.output(self.o_proj(heads.reshape(B, T, -1)))
+
+    def _gather(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, sight: Sight) -> torch.Tensor:
+        """Each head's weighted average of the values: (B, H, T, D)."""
+        spec, T = self.spec, q.shape[2]
+        dropout = spec.dropout if self.training else 0.0
+        short = q.dtype in fused.SHORT_ROW_DTYPES and sight.past == 0 and T <= fused.LONGEST_ROW
+        if short and dropout == 0.0 and fused.pays(q):
+            return fused.Attend.apply(q, k, v, sight.additive(spec.window, q.dtype))
         mask = sight.mask(spec.window)
-        gathered = F.scaled_dot_product_attention(
+        return F.scaled_dot_product_attention(
             q,
             k,
             v,
             attn_mask=mask,
-            dropout_p=spec.dropout if self.training else 0.0,
+            dropout_p=dropout,
             is_causal=mask is None and T > 1,
             enable_gqa=spec.num_heads != spec.num_key_value_heads,
         )
-        heads = self.heads(gathered.transpose(1, 2))  # (B, T, H, D)
-        return self.output(self.o_proj(heads.reshape(B, T, -1)))
 
 
 def pattern(queries: torch.Tensor, keys: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:

@@ -27,21 +27,25 @@ class Cache:
         self._values: dict[int, torch.Tensor] = {}
 
     def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add one layer's new keys and values (B, K, T, D); returns the past's and the new ones together (B, K, S, D)."""
-        if layer in self._keys and self._keys[layer].shape[0] != keys.shape[0]:
-            raise MalmoiError(f"The cache holds {self._keys[layer].shape[0]} rows, but {keys.shape[0]} were given.")
+        """Add one layer's new keys and values (B, K, T, D); returns past and new together (B, K, S, D)."""
         end = self.length + keys.shape[2]
-        while self._capacity < end:
-            self._capacity *= 2
         for held, new in ((self._keys, keys), (self._values, values)):
             memory = held.get(layer)
+            if memory is not None and memory.shape[0] != new.shape[0]:
+                raise MalmoiError(f"The cache holds {memory.shape[0]} rows, but {new.shape[0]} were given.")
             if memory is None or memory.shape[2] < end:
-                grown = new.new_empty(*new.shape[:2], self._capacity, new.shape[3])
-                if memory is not None:
-                    grown[:, :, : self.length] = memory[:, :, : self.length]
-                held[layer] = memory = grown
+                held[layer] = memory = self._grown(memory, new, end)
             memory[:, :, self.length : end] = new.detach()
         return self._keys[layer][:, :, :end], self._values[layer][:, :, :end]
+
+    def _grown(self, memory: torch.Tensor | None, new: torch.Tensor, end: int) -> torch.Tensor:
+        capacity = self._capacity if memory is None else max(memory.shape[2], 1)
+        while capacity < end:
+            capacity *= 2
+        grown = new.new_empty(*new.shape[:2], capacity, new.shape[3])
+        if memory is not None:
+            grown[:, :, : self.length] = memory[:, :, : self.length]
+        return grown
 
     def advance(self, tokens: int, real: torch.Tensor | None) -> None:
         """Called once by the model when all layers have written: the new tokens now belong to the past."""
@@ -75,3 +79,14 @@ class Cache:
         if self.real is not None:
             rest = self.real[:, length:]
             self.real = None if bool(rest.all()) else rest
+
+    def drop(self, columns: int) -> None:
+        """Forget the first `columns` positions; only padding may stand there (rows of one batch that became shorter)."""
+        if columns and (self.real is None or bool(self.real[:, :columns].any())):
+            raise MalmoiError(f"The first {columns} positions of the cache hold tokens; only padding can be dropped.")
+        for held in (self._keys, self._values):
+            for layer, memory in held.items():
+                held[layer] = memory[:, :, columns:]
+        self.length -= columns
+        if self.real is not None:
+            self.real = self.real[:, columns:]

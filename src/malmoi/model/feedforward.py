@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from malmoi import layers
+from malmoi.model import fused
 from malmoi.model.taps import Tap
 
 ACTIVATIONS = {
@@ -41,5 +42,9 @@ class FeedForward(nn.Module):
         if self.gate_proj is None:
             hidden = self.activation(self.up_proj(x))
         else:
-            hidden = self.activation(self.gate_proj(x)) * self.up_proj(x)
+            gate, up = self.gate_proj(x), self.up_proj(x)
+            if self.activation is F.silu and fused.pays(gate):
+                hidden = fused.GatedSiLU.apply(gate, up)
+            else:
+                hidden = self.activation(gate) * up
         return self.output(self.down_proj(self.hidden(hidden)))

@@ -66,7 +66,7 @@ class Decoder(nn.Module):
         if self.embed_positions is not None:
             x = x + self.embed_positions(position_ids)
         x = self.dropout(self.embedded(x))
-        turn = rotation(position_ids, *self.turning) if self.turning else None
+        turn = rotation(position_ids, *self.turning, x.dtype) if self.turning else None
         for layer in self.layers:
             x = layer(x, turn, sight, cache)
         return self.normed(self.norm(x))

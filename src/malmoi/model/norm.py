@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from malmoi.layers import Norm
+from malmoi.model import fused
 
 
 class RMSNorm(nn.Module):
@@ -22,6 +23,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if fused.pays(x):
+            return fused.RMSNorm.apply(x, self.weight, self.eps)
         return F.rms_norm(x.float(), self.weight.shape, None, self.eps).to(x.dtype) * self.weight
 
 

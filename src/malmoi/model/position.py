@@ -13,15 +13,20 @@ from typing import NamedTuple
 
 import torch
 
+from malmoi.model import fused
+
 
 class Rotation(NamedTuple):
-    """The angles of a forward pass, made once and shared by all layers: cosines and sines, (B or 1, 1, T, D/2)."""
+    """The turn of a forward pass, made once and shared by all layers: `x * cos + (second half, first half) * sin`.
+
+    Both (B or 1, 1, T, D); the first half of `sin` is negative.
+    """
 
     cos: torch.Tensor
     sin: torch.Tensor
 
 
-def rotation(position_ids: torch.Tensor, head_dim: int, theta: float) -> Rotation:
+def rotation(position_ids: torch.Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> Rotation:
     """The angles for positions (B or 1, T): pair `i` turns by `position * theta ** (-2i / head_dim)` radians.
 
     Computed from the positions rather than looked up: no table to size, to move between devices or to keep in a file.
@@ -29,14 +34,16 @@ def rotation(position_ids: torch.Tensor, head_dim: int, theta: float) -> Rotatio
     pair = torch.arange(0, head_dim, 2, device=position_ids.device, dtype=torch.float32)
     frequency = 1.0 / (theta ** (pair / head_dim))  # (D/2)
     angle = position_ids[:, None, :, None].float() * frequency  # (B, 1, T, D/2)
-    return Rotation(angle.cos(), angle.sin())
+    cos, sin = angle.cos(), angle.sin()
+    return Rotation(torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype))
 
 
 def rotate(x: torch.Tensor, turn: Rotation) -> torch.Tensor:
     """Turn queries or keys (B, H, T, D) by the angles of their positions."""
-    cos, sin = turn.cos.to(x.dtype), turn.sin.to(x.dtype)
+    if fused.pays(x):
+        return fused.Rotate.apply(x, turn.cos, turn.sin)
     first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return x * turn.cos + torch.cat((second, first), dim=-1) * turn.sin
 
 
 def positions_in_documents(document_ids: torch.Tensor) -> torch.Tensor:
