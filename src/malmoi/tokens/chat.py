@@ -21,8 +21,6 @@ from malmoi.config import MalmoiError, nearest
 from malmoi.tokens import template
 
 if TYPE_CHECKING:
-    from rich.text import Text as RichText
-
     from malmoi.tokens.tokenizer import GPT4Tokenizer
 
 START = "<|start|>"
@@ -141,28 +139,47 @@ def end_of_turn_id(tokenizer: GPT4Tokenizer) -> int | None:
     return next((tokenizer.special_tokens[name] for name in known if name in tokenizer.special_tokens), None)
 
 
-def view(tokenizer: GPT4Tokenizer, ids: Sequence[int], loss_mask: Sequence[int]) -> RichText:
-    """The tokens of a conversation for a terminal: green is taught, grey is only read, reversed is a control token.
+_PAINT = {  # (taught, control) -> the terminal's code: taught is green, read is grey, control is in reverse
+    (True, True): "1;7;32",
+    (True, False): "1;32",
+    (False, True): "7;90",
+    (False, False): "90",
+}
 
-    Print it with rich: `rich.print(view(tokenizer, *render(tokenizer, messages)))`. Under each line break a new line
-    begins; a token that holds a part of a character is shown as its bytes, `<EA B0>`.
+
+def view(tokenizer: GPT4Tokenizer, ids: Sequence[int], loss_mask: Sequence[int], colour: bool = True) -> str:
+    """The tokens of a conversation for a terminal, each with its id: green ones are taught, grey ones only read.
+
+    Control tokens stand in reverse. A token that holds a part of a character shows its bytes (`<EA B0>`), and nothing
+    in a text can steer the terminal. Without `colour`, what is taught stands between + signs.
+
+        print(view(tokenizer, *render(tokenizer, messages)))
     """
-    from rich.text import Text
-
     if len(ids) != len(loss_mask):
         raise MalmoiError(f"{len(ids)} ids, but a loss mask of {len(loss_mask)}: they belong together one to one.")
     control = set(tokenizer.special_tokens.values())
-    lines = Text()
+    parts = []
     for index, taught in zip(ids, loss_mask, strict=True):
-        data = tokenizer.token_bytes(index)
-        try:
-            piece = data.decode("utf-8")
-        except UnicodeDecodeError:
-            piece = f"<{data.hex(' ').upper()}>"
-        style = "bold green" if taught else "bright_black"
-        lines.append(piece.replace("\n", "⏎\n"), style=f"{style} reverse" if index in control else style)
-        lines.append(f"·{index} ", style="dim")
-    return lines
+        piece = _visible(tokenizer.token_bytes(index))
+        if colour:
+            code = _PAINT[bool(taught), index in control]
+            parts.append(f"\x1b[{code}m{piece}\x1b[0m\x1b[2m·{index}\x1b[0m")
+        else:
+            parts.append(f"+{piece}+·{index}" if taught else f"{piece}·{index}")
+        if piece.endswith("⏎"):
+            parts.append("\n")
+        else:
+            parts.append(" ")
+    return "".join(parts).rstrip(" ")
+
+
+def _visible(data: bytes) -> str:
+    """A token's bytes as text that only shows: line breaks as ⏎, other control characters as escapes."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        return f"<{data.hex(' ').upper()}>"
+    return "".join(c if c.isprintable() else "⏎" if c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def _control_ids(tokenizer: GPT4Tokenizer) -> tuple[int, int, int] | None:

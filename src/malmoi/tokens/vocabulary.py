@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -203,6 +204,75 @@ def fertility(tokenizer: GPT4Tokenizer, texts_by_language: Mapping[str, Iterable
     return results
 
 
+_FUNCTION_WORDS = {
+    "en": frozenset(
+        [
+            "the",
+            "a",
+            "an",
+            "and",
+            "of",
+            "to",
+            "in",
+            "is",
+            "was",
+            "are",
+            "were",
+            "he",
+            "she",
+            "it",
+            "you",
+            "they",
+            "his",
+            "her",
+            "that",
+            "with",
+            "for",
+            "not",
+        ]
+    ),
+    "fr": frozenset(
+        [
+            "le",
+            "la",
+            "les",
+            "l",
+            "un",
+            "une",
+            "des",
+            "du",
+            "et",
+            "est",
+            "était",
+            "il",
+            "elle",
+            "je",
+            "vous",
+            "que",
+            "qui",
+            "dans",
+            "ne",
+            "pas",
+            "sa",
+            "son",
+            "pour",
+        ]
+    ),
+}
+
+
+def guess_language(text: str) -> str:
+    """ "ko", "en", "fr" or "other", by script and by function words: enough to sort a corpus for `report`."""
+    letters = [character for character in text if character.isalpha()]
+    hangul = sum("\uac00" <= letter <= "\ud7a3" or "\u3131" <= letter <= "\u318e" for letter in letters)
+    if hangul * 3 > len(letters):
+        return "ko"
+    words = re.findall(r"[^\W\d_]+", text.lower())
+    counts = {language: sum(word in known for word in words) for language, known in _FUNCTION_WORDS.items()}
+    best = max(counts, key=lambda language: counts[language])
+    return best if counts[best] and len(set(counts.values())) > 1 else "other"
+
+
 def _batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
     iterator = iter(texts)
     while batch := list(itertools.islice(iterator, size)):
@@ -270,7 +340,7 @@ def report(
 def learn_english_only(
     texts: Iterable[str], vocab_size: int, *, sample_bytes: int = 64 * 2**20, seed: int = 0
 ) -> GPT4Tokenizer:
-    """A GPT-2-style tokenizer (its words, 256 bytes, `<|endoftext|>`) of at most `vocab_size` tokens, to compare with."""
+    """A GPT-2-style tokenizer (its words, bytes, `<|endoftext|>`) of at most `vocab_size` tokens, to compare with."""
     pieces = sample(texts, sample_bytes, seed)
     if not pieces:
         raise MalmoiError("There is no English text to learn the comparison's vocabulary from.")
