@@ -79,14 +79,3 @@ class Cache:
         if self.real is not None:
             rest = self.real[:, length:]
             self.real = None if bool(rest.all()) else rest
-
-    def drop(self, columns: int) -> None:
-        """Forget the first `columns` positions; only padding may stand there (rows of one batch that became shorter)."""
-        if columns and (self.real is None or bool(self.real[:, :columns].any())):
-            raise MalmoiError(f"The first {columns} positions of the cache hold tokens; only padding can be dropped.")
-        for held in (self._keys, self._values):
-            for layer, memory in held.items():
-                held[layer] = memory[:, :, columns:]
-        self.length -= columns
-        if self.real is not None:
-            self.real = self.real[:, columns:]
