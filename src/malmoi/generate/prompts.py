@@ -75,7 +75,7 @@ def _rectangle(input_ids: Any, fill: int) -> tuple[Tensor, Tensor | None]:
     """Ids (B, T), and the mask (B, T) that padding rows of unequal length made."""
     if isinstance(input_ids, str):
         raise MalmoiError("input_ids are numbers, but text was given. Encode it first: tokenizer.encode(text).")
-    if isinstance(input_ids, (list, tuple)) and any(isinstance(row, (list, tuple)) for row in input_ids):
+    if isinstance(input_ids, (list, tuple)) and any(_is_row(row) for row in input_ids):
         return _pad_rows(input_ids, fill)
     try:
         ids = torch.as_tensor(input_ids)
@@ -97,10 +97,15 @@ def _rectangle(input_ids: Any, fill: int) -> tuple[Tensor, Tensor | None]:
     return ids.long(), None
 
 
+def _is_row(ids: Any) -> bool:
+    return isinstance(ids, (list, tuple)) or getattr(ids, "ndim", 0) > 0
+
+
 def _pad_rows(rows: Sequence[Any], fill: int) -> tuple[Tensor, Tensor | None]:
+    for number, row in enumerate(rows):
+        if not _is_row(row) or any(_is_row(token) for token in row):
+            raise MalmoiError(f"input_ids[{number}] is not a list of token ids, but other rows of input_ids are.")
     read = [_rectangle(row, fill)[0] for row in rows]
-    if any(row.shape[0] != 1 for row in read):
-        raise MalmoiError("input_ids is nested too deeply: give one list of token ids for each prompt.")
     width = max(row.shape[1] for row in read)
     ids = torch.full((len(read), width), fill)
     mask = torch.zeros((len(read), width), dtype=torch.bool)
