@@ -1,0 +1,1 @@
+"""LOGITS -> LOSS -> CHECKPOINT: one loop for every stage, exact after any interruption."""

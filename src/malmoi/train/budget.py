@@ -1,0 +1,82 @@
+"""How long to train: a number of steps, settled once before the first one.
+
+`max_steps`, `num_train_epochs` and `max_minutes` may each be given; whichever is reached first ends the run. Minutes
+are turned into steps by timing real steps on a throw-away copy of the model, and from then on only the number of steps
+counts: it goes into the resolved settings and every checkpoint, so the learning-rate schedule and a resumed run are
+exact.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from malmoi.config import TrainConfig
+from malmoi.train.loss import evaluate
+from malmoi.train.optimizer import build
+from malmoi.train.precision import Precision
+from malmoi.train.step import StepFunction
+
+MARGIN = 0.97  # of the budget is planned: the rest goes to saving, plotting and a machine that is not alone
+
+
+def steps_in_epochs(epochs: float, batches: Any, accumulation: int) -> int:
+    """Optimizer steps in so many epochs, the last one begun but not finished where `epochs` has a fraction."""
+    whole = math.floor(epochs)
+    count = sum(batches.steps_per_epoch(epoch) for epoch in range(whole))
+    if epochs > whole:
+        count += math.ceil((epochs - whole) * batches.steps_per_epoch(whole))
+    return max(math.ceil(count / accumulation), 1)
+
+
+def steps_in_minutes(config: TrainConfig, spent: float, seconds_per_step: float, seconds_per_evaluation: float) -> int:
+    """Steps that fit in `max_minutes`, of which `spent` seconds are gone; evaluations are paid from the same purse."""
+    assert config.max_minutes is not None
+    left = config.max_minutes * 60 * MARGIN - spent - seconds_per_evaluation  # one evaluation at the very end
+    return max(int(left / (seconds_per_step + seconds_per_evaluation / config.eval_steps)), 1)
+
+
+def time_steps(
+    model: Any,
+    micro_batches_of: Callable[[int], Sequence[Any]],
+    held_out: Sequence[Any],
+    config: TrainConfig,
+    precision: Precision,
+    step_function: StepFunction,
+    enough: Callable[[], bool] = lambda: False,
+) -> tuple[float, float]:
+    """Seconds of a step (batches included; the median after a warm-up) and of an evaluation, on a copy that is then
+    dropped.
+
+    Takes about a second, or 2 % of `max_minutes` where that is more, and at least three steps unless `enough()`.
+    """
+    assert config.max_minutes is not None
+    trial = copy.deepcopy(model)
+    optimizer = build(trial, config, precision.muon)
+    trial.train()
+    seconds: list[float] = []
+    begin = time.perf_counter()
+    while len(seconds) < 4 or time.perf_counter() - begin < max(1.0, 0.02 * config.max_minutes * 60):
+        start = time.perf_counter()
+        step_function(
+            trial,
+            optimizer,
+            micro_batches_of(len(seconds)),
+            learning_rate_factor=0.0,
+            max_grad_norm=config.max_grad_norm,
+            precision=precision,
+            seed=config.seed,
+            step=len(seconds),
+        )
+        seconds.append(time.perf_counter() - start)
+        if enough() or seconds[-1] > 0.1 * config.max_minutes * 60:
+            break
+    start = time.perf_counter()
+    if held_out:
+        evaluate(trial, held_out[:1], precision.autocast)
+    per_evaluation = (time.perf_counter() - start) * len(held_out)
+    return statistics.median(seconds[1:] or seconds), per_evaluation

@@ -1,0 +1,499 @@
+"""The training loop: one generator for every stage, from pretraining to instruction tuning.
+
+    for step in train(model, batches, config, folder="runs/mine", held_out=held_out):
+        print(step.step, step.loss)
+
+Each item is one finished optimizer step; the caller prints, the loop never does. A step is a pure function of
+(settings, data, seed, number of the step) and of what the checkpoint holds, so a run that was interrupted anywhere and
+resumed ends with the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from malmoi.config import MalmoiError, Recipe, TrainConfig
+from malmoi.train import checkpoint, precision, record
+from malmoi.train.budget import steps_in_epochs, steps_in_minutes, time_steps
+from malmoi.train.interruption import Interruption
+from malmoi.train.loss import HeldOut, evaluate
+from malmoi.train.messages import say
+from malmoi.train.optimizer import build
+from malmoi.train.schedule import learning_rate_factor
+from malmoi.train.step import StepFunction, StepResult, optimizer_step
+from malmoi.train.stopping import Watch
+
+SKIPS_IN_A_ROW = 5  # steps with a loss or gradient that is not finite, before the run gives up
+FREE_TO_CHANGE = ("save_steps", "save_total_limit", "max_minutes")  # on resume: they do not touch what is computed
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One finished step. Losses in nats per token."""
+
+    step: int  # 1 is the first
+    max_steps: int
+    loss: float  # of this step's batches
+    learning_rate: float  # AdamW's; Muon's follows the same curve
+    grad_norm: float  # before clipping
+    tokens: int  # targets learned from since the beginning
+    tokens_per_second: float  # of this step
+    seconds: float  # since the beginning, earlier sessions included
+    epoch: int
+    held_out_loss: float | None = None  # where this step was evaluated
+    bits_per_byte: float | None = None  # of the held-out text
+    skipped: int = 0  # steps skipped so far because something was not finite
+    events: tuple[str, ...] = ()  # resumed, skipped, evaluated, saved, stopped early, interrupted, finished
+    message: str = ""  # what a person should read, if anything
+
+    @property
+    def event(self) -> str:
+        """The last and weightiest of `events`, or the empty string."""
+        return self.events[-1] if self.events else ""
+
+
+@dataclass
+class Progress:
+    """Everything that a run carries from step to step besides weights and optimizers; part of each checkpoint."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    logged: list[float] = field(default_factory=lambda: [0.0, 0.0])  # loss sum and steps since the last line
+    evaluated: list[float] = field(default_factory=lambda: [0.0, 0.0])  # the same since the last evaluation
+    stopped: bool = False
+
+    def add(self, loss: float) -> None:
+        for window in (self.logged, self.evaluated):
+            window[0] += loss
+            window[1] += 1
+
+    @staticmethod
+    def take(window: list[float]) -> float:
+        """The mean of a window, which begins anew; NaN if every step in it was skipped."""
+        mean = window[0] / window[1] if window[1] else math.nan
+        window[:] = [0.0, 0.0]
+        return mean
+
+
+def train(
+    model: Any,
+    batches: Any,
+    config: TrainConfig,
+    *,
+    folder: Path | str | None = None,
+    held_out: Any = None,
+    resume: bool = False,
+    tokenizer: Any = None,
+    on_save: Callable[[Path], None] | None = None,
+    recipe: Recipe | None = None,
+    language: str = "en",
+    step_function: StepFunction = optimizer_step,
+) -> Iterator[Step]:
+    """Train `model` in place, one `Step` at a time.
+
+    `batches.batch(i)` gives batch i, `steps_per_epoch(e)` and `epoch_of(i)` its place; an optimizer step uses
+    `gradient_accumulation_steps` of them. `held_out` is a list of batches, or an object like `batches` (the first
+    `eval_tokens` tokens of it are used, the same ones every time).
+
+    With a `folder` the run is recorded there and saved every `save_steps` steps, at each better held-out loss, at the
+    end and on Ctrl-C or SIGTERM; `resume=True` goes on from the newest whole checkpoint. `on_save(path)` may add files
+    to a checkpoint; `tokenizer` is saved into it. At the end the model is in evaluation mode and, with
+    `load_best_model_at_end`, holds its best weights.
+
+    Raises `MalmoiError` at once for settings that cannot work or do not match the run being resumed, and later for a
+    full disk or a run that diverged.
+    """
+    run = _Run(model, batches, config, folder, held_out, resume, tokenizer, on_save, recipe, language, step_function)
+    return run.steps()
+
+
+class _Run:
+    def __init__(
+        self,
+        model: Any,
+        batches: Any,
+        config: TrainConfig,
+        folder: Path | str | None,
+        held_out: Any,
+        resume: bool,
+        tokenizer: Any,
+        on_save: Callable[[Path], None] | None,
+        recipe: Recipe | None,
+        language: str,
+        step_function: StepFunction,
+    ) -> None:
+        self.model, self.batches, self.config = model, batches, config
+        self.folder = Path(folder) if folder is not None else None
+        self.tokenizer, self.on_save, self.recipe = tokenizer, on_save, recipe
+        self.language, self.step_function = language, step_function
+        self.device = next(model.parameters()).device
+        self.precision = precision.resolve(config, sum(p.numel() for p in model.parameters()), self.device)
+        self.optimizer = build(model, config, self.precision.muon)
+        self.held_out = held_out_batches(held_out, config)
+        self.fingerprint = fingerprint(batches)
+        self.progress = Progress()
+        self.watch = Watch(config.early_stopping_patience, config.early_stopping_threshold)
+        self.best_weights: dict[str, Tensor] | None = None  # only where there is no folder to keep them in
+        self.notes: list[tuple[str, str]] = []  # (event, message) for the next Step
+        self.max_steps = 0
+        self.record: record.Record | None = None
+        self._find_start(resume)
+
+    # ---- before the first step -------------------------------------------------------------------------------------
+
+    def _find_start(self, resume: bool) -> None:
+        """Where to begin: refuse to run over another run, or take up the newest whole checkpoint."""
+        if self.folder is None:
+            if resume:
+                raise MalmoiError("resume needs the folder of the run to go on with.")
+            return
+        present = checkpoint.steps_in(self.folder)
+        if present and not resume:
+            raise MalmoiError(
+                f"{self.folder} already holds a run (checkpoint-{present[-1]}). Go on with it by resume, or choose "
+                f"another folder, or delete it first."
+            )
+        if not resume:
+            return
+        path = checkpoint.latest(self.folder, on_skip=lambda words: self.notes.append(("", words)))
+        if path is None:
+            if present:
+                raise MalmoiError("No checkpoint can be used. " + " ".join(words for _, words in self.notes))
+            self.notes.append(("", self._say("nothing_to_resume", path=self.folder)))
+            return
+        state = checkpoint.read_state(path)
+        self._check_same_run(path, state)
+        checkpoint.load(path, self.model, self.optimizer)
+        self.progress = Progress(**state["progress"])
+        self.watch = Watch.from_state(state["watch"])
+        self.max_steps = state["max_steps"]
+        self.notes.append(("resumed", self._say("resumed", path=path)))
+        if state["threads"] != self._threads():
+            self.notes.append(("", self._say("threads", before=state["threads"], now=self._threads())))
+
+    def _check_same_run(self, path: Path, state: dict[str, Any]) -> None:
+        given = {"train": self.config.model_dump(mode="json"), "model": self._model_settings()}
+        for part, settings in given.items():
+            for name in sorted(settings.keys() | state[part].keys()):
+                now, then = settings.get(name), state[part].get(name)
+                resolved = part == "train" and name == "max_steps" and now == state["max_steps"]
+                if now != then and not resolved and not (part == "train" and name in FREE_TO_CHANGE):
+                    raise MalmoiError(
+                        f"{path}: {part}.{name} was {then!r} when this run began and is {now!r} now. A resumed run "
+                        f"must be the same run: put the old value back, or start a new run in another folder."
+                    )
+        if state["data"] != self.fingerprint:
+            raise MalmoiError(
+                f"{path}: the training data have changed since this run began (fingerprint {state['data'][:16]} then, "
+                f"{self.fingerprint[:16]} now). Put the old data back, or start a new run in another folder."
+            )
+
+    def _settle_length(self, begin: float, interruption: Interruption) -> None:
+        """Settle `max_steps`, by the clock if need be."""
+        config, accumulation = self.config, self.config.gradient_accumulation_steps
+        limits = [config.max_steps] if config.max_steps else []
+        if config.num_train_epochs is not None:
+            limits.append(steps_in_epochs(config.num_train_epochs, self.batches, accumulation))
+        if config.max_minutes is not None:
+            per_step, per_evaluation = time_steps(
+                self.model,
+                self._micro_batches,
+                self.held_out,
+                config,
+                self.precision,
+                self.step_function,
+                enough=lambda: interruption.requested,
+            )
+            steps = steps_in_minutes(config, time.perf_counter() - begin, per_step, per_evaluation)
+            self.notes.append(("", self._say("timed", seconds=per_step, minutes=config.max_minutes, steps=steps)))
+            limits.append(steps)
+        self.max_steps = min(limits) if limits else steps_in_epochs(1, self.batches, accumulation)
+
+    def _open_record(self) -> None:
+        if self.folder is None:
+            return
+        self.record = record.Record(self.folder, self.progress.step)
+        checkpoint.prune(self.folder, self.config.save_total_limit, self.watch.best_step)
+        needed = (self.config.save_total_limit + 1) * checkpoint.bytes_needed(self.model, self.optimizer)
+        checkpoint.require_space(self.folder, needed, "the checkpoints of this run")
+        resolved = self.config.replace(max_steps=self.max_steps).model_dump(mode="json")
+        settings = self.recipe.model_dump(mode="json") if self.recipe is not None else {}
+        settings |= {"model": self._model_settings(), "train": resolved}
+        self.record.describe(settings, {"data": self.fingerprint, "dtype": str(self.precision.compute)})
+
+    # ---- the loop --------------------------------------------------------------------------------------------------
+
+    def steps(self) -> Iterator[Step]:
+        """The generator behind `train`."""
+        begin, threads = time.perf_counter(), torch.get_num_threads()
+        torch.set_num_threads(self._threads())
+        with Interruption() as interruption:
+            try:
+                if not self.max_steps:
+                    self._settle_length(begin, interruption)
+                self._open_record()
+                begin -= self.progress.seconds
+                yield from self._steps(begin, interruption)
+            finally:
+                torch.set_num_threads(threads)
+                if self.record is not None:
+                    self.record.close()
+
+    def _steps(self, begin: float, interruption: Interruption) -> Iterator[Step]:
+        done, progress = None, self.progress
+        while not progress.stopped and progress.step < self.max_steps:
+            if interruption.requested and done is not None:  # heard while the caller had the word
+                yield self._stop_for_now(done)
+                return
+            start = time.perf_counter()
+            factor = learning_rate_factor(progress.step, self.config, self.max_steps)
+            result = self._learn(factor)
+            elapsed = time.perf_counter() - start
+            held_out = self._evaluate_if_due()
+            progress.seconds = time.perf_counter() - begin
+            done = self._report(result, factor, elapsed, held_out)
+            self._log_if_due(done)
+            self._give_up_if_hopeless(result)
+            self._save_if_due(interruption)
+            last = progress.stopped or progress.step >= self.max_steps
+            if last:
+                self._finish()
+            done = self._with_notes(done)
+            if interruption.requested and not last:
+                yield self._stop_for_now(done)
+                return
+            yield done
+        if done is None:  # resumed a run that had already ended
+            self._finish()
+            yield self._with_notes(
+                Step(progress.step, self.max_steps, math.nan, 0.0, math.nan, progress.tokens, 0.0, progress.seconds, 0)
+            )
+
+    def _learn(self, factor: float) -> StepResult:
+        progress = self.progress
+        self.model.train()
+        result = self.step_function(
+            self.model,
+            self.optimizer,
+            self._micro_batches(progress.step),
+            learning_rate_factor=factor,
+            max_grad_norm=self.config.max_grad_norm,
+            precision=self.precision,
+            seed=self.config.seed,
+            step=progress.step,
+        )
+        progress.step += 1
+        if result.applied:
+            progress.tokens += result.targets
+            progress.skipped_in_a_row = 0
+            progress.add(result.loss)
+        else:
+            progress.skipped += 1
+            progress.skipped_in_a_row += 1
+            words = self._say(
+                "skipped", step=progress.step, loss=result.loss, norm=result.grad_norm, count=progress.skipped
+            )
+            self.notes.append(("skipped", words))
+        return result
+
+    def _micro_batches(self, step: int) -> list[Any]:
+        count = self.config.gradient_accumulation_steps
+        return [self.batches.batch(step * count + index) for index in range(count)]
+
+    def _evaluate_if_due(self) -> HeldOut | None:
+        progress = self.progress
+        due = progress.step % self.config.eval_steps == 0 or progress.step == self.max_steps
+        if not due or not self.held_out:
+            return None
+        held_out = evaluate(self.model, self.held_out, self.precision.autocast)
+        finding = self.watch.observe(progress.step, progress.take(progress.evaluated), held_out.loss)
+        self.notes.append(("evaluated", ""))
+        progress.stopped = finding.stop
+        if words := finding.text(self.language):
+            self.notes.append(("stopped early" if finding.stop else "", words))
+        if finding.improved and self.folder is None and self.config.load_best_model_at_end:
+            self.best_weights = {name: t.clone() for name, t in checkpoint.model_tensors(self.model).items()}
+        return held_out
+
+    def _report(self, result: StepResult, factor: float, elapsed: float, held_out: HeldOut | None) -> Step:
+        progress = self.progress
+        return Step(
+            step=progress.step,
+            max_steps=self.max_steps,
+            loss=result.loss,
+            learning_rate=self.config.learning_rate * factor,
+            grad_norm=result.grad_norm,
+            tokens=progress.tokens,
+            tokens_per_second=result.targets / max(elapsed, 1e-9),
+            seconds=progress.seconds,
+            epoch=self.batches.epoch_of((progress.step - 1) * self.config.gradient_accumulation_steps),
+            held_out_loss=held_out.loss if held_out else None,
+            bits_per_byte=held_out.bits_per_byte if held_out else None,
+            skipped=progress.skipped,
+        )
+
+    def _log_if_due(self, done: Step) -> None:
+        """A line each `logging_steps`, at the first and last step and at evaluations: the same after a resume."""
+        due = done.step % self.config.logging_steps == 0 or done.step in (1, self.max_steps)
+        if self.record is None or not (due or done.held_out_loss is not None):
+            return
+        self.record.append(
+            {
+                "step": done.step,
+                "loss": self.progress.take(self.progress.logged),
+                "val_loss": done.held_out_loss,
+                "bpb": done.bits_per_byte,
+                "lr": done.learning_rate,
+                "grad_norm": done.grad_norm,
+                "tokens": done.tokens,
+                "skipped": done.skipped,
+                "epoch": done.epoch,
+                "tokens_per_sec": round(done.tokens_per_second, 1),
+                "seconds": round(done.seconds, 3),
+            }
+        )
+
+    def _save_if_due(self, interruption: Interruption) -> None:
+        step, config = self.progress.step, self.config
+        better = self.watch.best_step == step and (config.load_best_model_at_end or config.early_stopping_patience)
+        last = self.progress.stopped or step == self.max_steps
+        if step % config.save_steps == 0 or better or last or interruption.requested:
+            self._save()
+
+    def _save(self) -> None:
+        if self.folder is None or self.record is None:
+            return
+        self.record.flush()
+        state = {
+            "max_steps": self.max_steps,
+            "threads": self._threads(),
+            "data": self.fingerprint,
+            "progress": asdict(self.progress),
+            "watch": self.watch.state(),
+            "train": self.config.model_dump(mode="json"),
+            "model": self._model_settings(),
+            "torch": torch.__version__,
+        }
+        path = checkpoint.save(self.folder, self.progress.step, self.model, self.optimizer, state, self._add_files)
+        checkpoint.prune(self.folder, self.config.save_total_limit, self.watch.best_step)
+        self.notes.append(("saved", self._say("saved", path=path)))
+
+    def _add_files(self, folder: Path) -> None:
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(folder)
+        if self.on_save is not None:
+            self.on_save(folder)
+
+    def _give_up_if_hopeless(self, result: StepResult) -> None:
+        if self.progress.skipped_in_a_row < SKIPS_IN_A_ROW:
+            return
+        saved = checkpoint.steps_in(self.folder) if self.folder is not None else []
+        raise MalmoiError(
+            f"Training diverged: at each of the {SKIPS_IN_A_ROW} steps up to {self.progress.step} "
+            f"the loss or the gradient was not a finite number (last: loss {result.loss}, gradient norm "
+            f"{result.grad_norm}). Try half the learning_rate and matrix_learning_rate ({self.config.learning_rate:g}, "
+            f"{self.config.matrix_learning_rate:g}), more warmup_steps, or dtype: float32."
+            + (
+                f" The last checkpoint is {checkpoint.path_of(self.folder, saved[-1])}."
+                if self.folder and saved
+                else ""
+            )
+        )
+
+    # ---- at the end ------------------------------------------------------------------------------------------------
+
+    def _stop_for_now(self, done: Step) -> Step:
+        """Interrupted: make sure that the step is saved, and tell how to go on."""
+        if self.folder is None:
+            self.notes.append(("interrupted", self._say("interrupted_unsaved", step=done.step)))
+            return self._with_notes(done)
+        path = checkpoint.path_of(self.folder, done.step)
+        if not path.exists():
+            self._save()
+        self.notes.append(("interrupted", self._say("interrupted", step=done.step, path=path)))
+        return self._with_notes(done)
+
+    def _finish(self) -> None:
+        """Load the best weights, draw the curves."""
+        best = self.watch.best_step
+        if self.config.load_best_model_at_end and best is not None and best != self.progress.step:
+            loaded = self._load_best(best)
+            words = (
+                self._say("best_loaded", step=best, loss=self.watch.best)
+                if loaded
+                else self._say("best_lost", step=best)
+            )
+            self.notes.append(("", words))
+        self.model.eval()
+        if self.folder is not None and record.plot(self.folder) is None:
+            self.notes.append(("", self._say("no_plot")))
+        self.notes.append(("finished", self._say("finished", step=self.progress.step)))
+
+    def _load_best(self, best: int) -> bool:
+        if self.folder is None:
+            if self.best_weights is None:
+                return False
+            checkpoint.put_weights(self.model, self.best_weights)
+            return True
+        path = checkpoint.path_of(self.folder, best)
+        if checkpoint.fault_of(path) is not None:
+            return False
+        checkpoint.load(path, self.model)
+        return True
+
+    def _with_notes(self, done: Step) -> Step:
+        """The step with everything that happened since the last one was handed out."""
+        events = (*done.events, *(event for event, _ in self.notes if event))
+        message = "\n".join([done.message, *(words for _, words in self.notes)]).strip()
+        self.notes.clear()
+        return replace(done, events=events, message=message)
+
+    def _threads(self) -> int:
+        return self.config.num_threads or torch.get_num_threads()
+
+    def _model_settings(self) -> dict[str, Any]:
+        settings = getattr(self.model, "config", None)
+        return settings.model_dump(mode="json") if settings is not None else {}
+
+    def _say(self, name: str, **values: object) -> str:
+        return say(name, self.language, **values)
+
+
+def held_out_batches(held_out: Any, config: TrainConfig) -> list[Any]:
+    """The batches to evaluate on: whole batches until they hold `eval_tokens` targets, always the same ones."""
+    if held_out is None:
+        return []
+    given = map(held_out.batch, range(held_out.steps_per_epoch(0))) if hasattr(held_out, "batch") else held_out
+    chosen: list[Any] = []
+    tokens = 0
+    for batch in given:
+        chosen.append(batch)
+        tokens += batch.num_target_tokens
+        if tokens >= config.eval_tokens:
+            break
+    return chosen
+
+
+def fingerprint(batches: Any) -> str:
+    """A hash of what will be learned from: the data's own `fingerprint`, or else of the first two batches."""
+    own = getattr(batches, "fingerprint", None)
+    if own is not None:
+        return str(own() if callable(own) else own)
+    digest = hashlib.sha256(str(batches.steps_per_epoch(0)).encode())
+    for index in range(2):
+        batch = batches.batch(index)
+        for tensor in (batch.input_ids, batch.labels):
+            digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()

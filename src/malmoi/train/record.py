@@ -1,0 +1,151 @@
+"""What a run leaves to be read: its settings, its versions, a line of numbers every few steps, a picture.
+
+config.yaml     every setting, filled in
+versions.json   data fingerprint, Python, libraries, machine, threads
+metrics.jsonl   one JSON object a line: step, loss, val_loss, bpb, lr, grad_norm, tokens_per_sec, epoch, seconds
+loss.png        the two losses over the steps (extra `plots`)
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+CONFIG, VERSIONS, METRICS, PLOT = "config.yaml", "versions.json", "metrics.jsonl", "loss.png"
+LIBRARIES = ("malmoi", "torch", "numpy", "safetensors", "tokenizers", "pydantic")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old one or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class Record:
+    """The files of one run folder. `keep_through` says up to which step an earlier log still holds (0: begin anew)."""
+
+    def __init__(self, folder: Path, keep_through: int = 0) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in read_metrics(folder) if line["step"] <= keep_through]
+        write_atomically(folder / METRICS, "".join(_line(entry) for entry in kept))
+        self._log = (folder / METRICS).open("a", encoding="utf-8", newline="\n")
+
+    def describe(self, settings: dict[str, Any], facts: dict[str, Any]) -> None:
+        """Write `config.yaml` (`settings`) and `versions.json` (`facts`, and the versions of what computes)."""
+        write_atomically(self.folder / CONFIG, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+        write_atomically(self.folder / VERSIONS, json.dumps({**facts, **versions()}, indent=1) + "\n")
+
+    def append(self, entry: dict[str, Any]) -> None:
+        self._log.write(_line(entry))
+        self._log.flush()
+
+    def flush(self) -> None:
+        """Make the log durable; called before a checkpoint, which must never be ahead of it."""
+        os.fsync(self._log.fileno())
+
+    def close(self) -> None:
+        self._log.close()
+
+
+def _line(entry: dict[str, Any]) -> str:
+    # JSON knows no NaN or infinity; a skipped step's loss becomes null.
+    finite = {
+        key: None if isinstance(value, float) and not abs(value) < float("inf") else value
+        for key, value in entry.items()
+    }
+    return json.dumps(finite, allow_nan=False) + "\n"
+
+
+def read_metrics(folder: Path | str) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl`; a last line torn by a kill is left out."""
+    path = Path(folder) / METRICS
+    if not path.is_file():
+        return []
+    entries = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            break
+        if not isinstance(entry, dict) or "step" not in entry:
+            break
+        entries.append(entry)
+    return entries
+
+
+def versions() -> dict[str, Any]:
+    """What computed this run."""
+
+    def version(name: str) -> str | None:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            return None
+
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in LIBRARIES},
+        "system": platform.platform(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def plot(folder: Path | str, title: str = "") -> Path | None:
+    """Draw `loss.png` from `metrics.jsonl`. None without matplotlib (extra `plots`) or without numbers."""
+    folder = Path(folder)
+    entries = read_metrics(folder)
+    training = [(entry["step"], entry["loss"]) for entry in entries if entry.get("loss") is not None]
+    held_out = [(entry["step"], entry["val_loss"]) for entry in entries if entry.get("val_loss") is not None]
+    if not training and not held_out:
+        return None
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return None
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    canvas = FigureCanvasAgg(figure)  # no pyplot: nothing global, no display needed
+    axes = figure.add_subplot()
+    if training:
+        axes.plot(
+            *zip(*training, strict=True), color="#1f77b4", linewidth=1.2, label="training (mean since last point)"
+        )
+    if held_out:
+        steps, losses = zip(*held_out, strict=True)
+        axes.plot(steps, losses, color="#d95f02", marker="o", markersize=3, linewidth=1.6, label="held-out")
+        best = min(range(len(losses)), key=losses.__getitem__)
+        axes.annotate(
+            f"best {losses[best]:.3f}\nstep {steps[best]:,}",
+            (steps[best], losses[best]),
+            xytext=(0, 14),
+            textcoords="offset points",
+            ha="center",
+            fontsize=9,
+        )
+    axes.set(xlabel="step", ylabel="loss (nats per token)", title=title or folder.resolve().name)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    temporary = folder / f".{PLOT}.{os.getpid()}"
+    try:
+        canvas.print_png(temporary)
+        temporary.replace(folder / PLOT)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return folder / PLOT

@@ -1,0 +1,72 @@
+"""One step: batches in, new weights and a loss out. The whole of learning stands in this file.
+
+The loop calls nothing but this function to learn, so another implementation of it (a fused native program, say) can
+take its place: it must leave the weights, the optimizer state and the result that this one would.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from malmoi import randomness
+from malmoi.train.loss import cross_entropy
+from malmoi.train.optimizer import Optimizers
+from malmoi.train.precision import Precision
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step saw."""
+
+    loss: float  # mean over the real targets, nats
+    grad_norm: float  # of all gradients together, before clipping
+    targets: int  # real targets learned from
+    applied: bool  # False: loss or gradient was not finite (or there was no target), the weights are untouched
+
+
+StepFunction = Callable[..., StepResult]  # with optimizer_step's signature
+
+
+def optimizer_step(
+    model: Any,
+    optimizer: Optimizers,
+    micro_batches: Sequence[Any],
+    *,
+    learning_rate_factor: float,
+    max_grad_norm: float,
+    precision: Precision,
+    seed: int,
+    step: int,
+) -> StepResult:
+    """Accumulate the gradients of `micro_batches`, clip, update.
+
+    The loss is divided by the real targets of all micro-batches together, so that cutting a batch into pieces changes
+    nothing but rounding, however unevenly the targets fall. Dropout draws from (seed, step, micro-batch).
+    """
+    device = next(iter(model.parameters())).device
+    targets = sum(batch.num_target_tokens for batch in micro_batches)
+    loss = torch.zeros((), device=device)
+    for index, batch in enumerate(micro_batches):
+        torch.manual_seed(randomness.key(seed, "dropout", step, index))
+        with precision.autocast():
+            nats, count = cross_entropy(model, batch, device)
+        part = nats / max(targets, 1)
+        balance = model.auxiliary_loss() if hasattr(model, "auxiliary_loss") else None
+        objective = part if balance is None else part + balance * (count / max(targets, 1))
+        objective.backward()
+        loss += part.detach()
+    norm = optimizer.grad_norm()
+    mean, grad_norm = torch.stack([loss, norm]).tolist()  # the step's one wait for the device
+    applied = math.isfinite(mean) and math.isfinite(grad_norm) and targets > 0
+    if applied:
+        if max_grad_norm and grad_norm > max_grad_norm:
+            optimizer.scale_gradients(max_grad_norm / (grad_norm + 1e-6))
+        optimizer.set_learning_rate_factor(learning_rate_factor)
+        optimizer.step()
+    optimizer.zero_grad()
+    return StepResult(mean, grad_norm, targets, applied)
