@@ -205,59 +205,8 @@ def fertility(tokenizer: GPT4Tokenizer, texts_by_language: Mapping[str, Iterable
 
 
 _FUNCTION_WORDS = {
-    "en": frozenset(
-        [
-            "the",
-            "a",
-            "an",
-            "and",
-            "of",
-            "to",
-            "in",
-            "is",
-            "was",
-            "are",
-            "were",
-            "he",
-            "she",
-            "it",
-            "you",
-            "they",
-            "his",
-            "her",
-            "that",
-            "with",
-            "for",
-            "not",
-        ]
-    ),
-    "fr": frozenset(
-        [
-            "le",
-            "la",
-            "les",
-            "l",
-            "un",
-            "une",
-            "des",
-            "du",
-            "et",
-            "est",
-            "était",
-            "il",
-            "elle",
-            "je",
-            "vous",
-            "que",
-            "qui",
-            "dans",
-            "ne",
-            "pas",
-            "sa",
-            "son",
-            "pour",
-        ]
-    ),
+    "en": re.compile(r"\b(the|an?|and|of|to|in|is|was|are|were|he|she|it|you|they|his|her|that|with|for|not)\b"),
+    "fr": re.compile(r"\b(le|la|les|l|une?|des|du|et|est|était|il|elle|je|vous|que|qui|dans|ne|pas|sa|son|pour)\b"),
 }
 
 
@@ -267,8 +216,7 @@ def guess_language(text: str) -> str:
     hangul = sum("\uac00" <= letter <= "\ud7a3" or "\u3131" <= letter <= "\u318e" for letter in letters)
     if hangul * 3 > len(letters):
         return "ko"
-    words = re.findall(r"[^\W\d_]+", text.lower())
-    counts = {language: sum(word in known for word in words) for language, known in _FUNCTION_WORDS.items()}
+    counts = {language: len(words.findall(text.lower())) for language, words in _FUNCTION_WORDS.items()}
     best = max(counts, key=lambda language: counts[language])
     return best if counts[best] and len(set(counts.values())) > 1 else "other"
 
