@@ -1,10 +1,10 @@
 """FILES -> DOCUMENTS: one document at a time, from whatever a person has.
 
-A document is what the model learns in one breath: nothing of one document is seen while another is read. What a document is
-follows from the kind of file:
+A document is what the model learns in one breath: nothing of one document is seen while another is read. What a
+document is follows from the kind of file:
 
-- `.jsonl`: each line is a record; the document is its `text`, its `messages`, the field that is asked for (a text, or a list of
-  turns), or a template over its fields.
+- `.jsonl`: each line is a record; the document is its `text`, its `messages`, the field that is asked for (a text, or
+  a list of turns), or a template over its fields.
 - `.csv`, `.tsv`, `.parquet`: each row is a record; the document is a template over the columns.
 - `.txt`: there are no records, so the file is cut where a reader would pause (see `split_text`).
 
@@ -53,9 +53,10 @@ def read(
 ) -> Iterator[Document]:
     """The documents of one source of a mixture, in the order of its files.
 
-    `max_documents` and `max_bytes` (of UTF-8 text) end the stream early. The path `"village"` is the embedded corpus, drawn with
-    `seed`; it never ends by itself, so it gives `VILLAGE_DOCUMENTS` unless a bound or a number (`"village:200000"`) is given.
-    Raises `MalmoiError` for input that cannot be read, with the file and the line or byte.
+    `max_documents` and `max_bytes` (of UTF-8 text) end the stream early. The path `"village"` is the embedded corpus,
+    drawn with `seed`; it never ends by itself, so it gives `VILLAGE_DOCUMENTS` unless a bound or a number
+    (`"village:200000"`) is given. Raises `MalmoiError` for input that cannot be read, with the file and the line or
+    byte.
     """
     paths = (source.path,) if isinstance(source.path, str) else source.path
     name, license = source_name(source), source.license
@@ -156,10 +157,11 @@ def _from_text(blocks: Iterable[str], file: str) -> Iterator[Document]:
 def split_text(blocks: Iterable[str], target: int = TARGET_CHARACTERS) -> Iterator[str]:
     """Cut a long text into documents of `target` to `2 * target` characters, where a reader would pause.
 
-    A language model learns most from whole stretches of prose: single lines teach it no connection between them, and one
-    document of a megabyte could be shuffled and held out only as a whole. The cut is the first blank line after
-    `target` characters; without one before `2 * target`, the last line end there; without one, the last end of a sentence, then the
-    last space; a text without any of these is cut at `2 * target`. Blank lines around a cut go; nothing else is lost.
+    A language model learns most from whole stretches of prose: single lines teach it no connection between them, and
+    one document of a megabyte could be shuffled and held out only as a whole. The cut is the first blank line after
+    `target` characters; without one before `2 * target`, the last line end there; without one, the last end of a
+    sentence, then the last space; a text without any of these is cut at `2 * target`. Blank lines around a cut go;
+    nothing else is lost.
     """
     rest = ""
     for block in blocks:
@@ -220,10 +222,10 @@ def _table_records(
 ) -> Iterator[Record]:
     """Rows by column name and by column number (`"0"`, `"1"`, ...).
 
-    Whether the first row is a header follows from what is asked of it: a name (a field, or `{en}` in a template) can only stand in
-    a header; numbers alone (`{0}`) say that there is none. Tab-separated values have no quoting (as the IANA
-    registration of text/tab-separated-values has it: a quotation mark is a quotation mark); comma-separated values have (RFC 4180), and
-    may use semicolons, as spreadsheets do in countries that write 1,5.
+    Whether the first row is a header follows from what is asked of it: a name (a field, or `{en}` in a template) can
+    only stand in a header; numbers alone (`{0}`) say that there is none. Tab-separated values have no quoting (as the
+    IANA registration of text/tab-separated-values has it: a quotation mark is a quotation mark); comma-separated
+    values have (RFC 4180), and may use semicolons, as spreadsheets do in countries that write 1,5.
     """
     wanted = [field] if field is not None else _columns(template) if template is not None else ["text"]
     named = [name for name in wanted if not name.isdecimal()]
@@ -379,9 +381,9 @@ def _columns(template: str) -> list[str]:
 def compile_template(template: str) -> Callable[[Mapping[str, Any], str], str | None]:
     """A function that puts a record's values into a template: `"English: {en}\\nFrench: {fr}"`.
 
-    `{name}` is a column or field, `{0}` a column by number, `{{` and `}}` are braces. Only whole values are put in: there are
-    no format codes and no attributes, so a template is data and cannot reach into the program. A record all of
-    whose values are missing or empty gives None.
+    `{name}` is a column or field, `{0}` a column by number, `{{` and `}}` are braces. Only whole values are put in:
+    there are no format codes and no attributes, so a template is data and cannot reach into the program. A record all
+    of whose values are missing or empty gives None.
     """
     names = _columns(template)
     if not names:
@@ -411,9 +413,9 @@ def compile_template(template: str) -> Callable[[Mapping[str, Any], str], str | 
 def _conversation(turns: Sequence[Any], where: str) -> tuple[Mapping[str, Any], ...]:
     """A list of turns in any of the usual spellings as `{"role", "content"}`.
 
-    A turn is a record with `role` (also `from`, `speaker`) and `content` (also `value`, `text`), or just a text: then user and assistant
-    alternate. Two speakers with names of their own ("agent_1", "agent_2") become user and assistant in the order in which
-    they appear.
+    A turn is a record with `role` (also `from`, `speaker`) and `content` (also `value`, `text`), or just a text: then
+    user and assistant alternate. Two speakers with names of their own ("agent_1", "agent_2") become user and
+    assistant in the order in which they appear.
     """
     messages: list[Mapping[str, Any]] = []
     speakers: dict[str, str] = {}

@@ -5,18 +5,18 @@ the same folder:
 
 ```
 manifest.json            written last: sizes and SHA-256 of every file, the tokenizer's, sources and licences
-shard-00000.ids          every token of the shard's documents, one after another (uint16 where the vocabulary fits, else uint32)
-shard-00000.documents    one record a document: where it ends, the hash of its text, its size in bytes, its source
-shard-00000.names        the documents' own names, one a line
-shard-00000.mask         one byte a token: 1 where the model shall learn it (only where a document is a conversation)
-token_bytes.u16          how many bytes of text each token of the vocabulary stands for: the ruler for bits per byte
+shard-00000.ids          every token of the shard's documents, one after another (uint16 where the vocabulary fits,
+else uint32) shard-00000.documents    one record a document: where it ends, the hash of its text, its size in bytes,
+its source shard-00000.names        the documents' own names, one a line shard-00000.mask         one byte a token: 1
+where the model shall learn it (only where a document is a conversation) token_bytes.u16          how many bytes of
+text each token of the vocabulary stands for: the ruler for bits per byte
 ```
 
 Numbers are little-endian. Files are memory-mapped, so a corpus may be larger than memory. Every document ends with the
 end-of-text token. This module writes the folder; `tokenfile.py` reads it.
 
-Shards are cut by number of documents and bytes of text, which the stream of documents decides, and each is written whole by
-one process: the folder is the same, bit for bit, whatever the number of workers.
+Shards are cut by number of documents and bytes of text, which the stream of documents decides, and each is written
+whole by one process: the folder is the same, bit for bit, whatever the number of workers.
 """
 
 from __future__ import annotations
@@ -63,10 +63,11 @@ def build(
 ) -> TokenFile:
     """Tokenise documents into a folder and open it.
 
-    `documents` is a stream, or a list of functions that each give the documents of one shard: those run inside the workers, so
-    that reading (or making up) text is spread over processes too; they must be picklable. `workers=0` works in this process and
-    lets the tokenizer use every core; more start that many processes. `held_out` is the share of documents kept aside
-    (see `TokenFile.held_out`). `progress` is called with the numbers of documents, tokens and bytes so far.
+    `documents` is a stream, or a list of functions that each give the documents of one shard: those run inside the
+    workers, so that reading (or making up) text is spread over processes too; they must be picklable. `workers=0`
+    works in this process and lets the tokenizer use every core; more start that many processes. `held_out` is the
+    share of documents kept aside (see `TokenFile.held_out`). `progress` is called with the numbers of documents,
+    tokens and bytes so far.
 
     The folder appears whole or not at all: it is written under another name and renamed when its manifest is on disk.
     Raises `MalmoiError` where no document comes, the folder is in the way, or the disk is full.
@@ -374,7 +375,7 @@ def _write(path: Path, contents: Iterable[bytes | np.ndarray]) -> dict[str, Any]
     digest, size = hashlib.sha256(), 0
     with path.open("wb") as file:
         for content in contents:
-            data = content if isinstance(content, bytes) else memoryview(np.ascontiguousarray(content)).cast("B")
+            data = content if isinstance(content, bytes) else content.tobytes()
             file.write(data)
             digest.update(data)
             size += len(data)

@@ -1,10 +1,10 @@
 """PATHS -> TEXT: find the files that a person means, unpack them, and read them as UTF-8, a block at a time.
 
-A file may be larger than memory, so nothing here holds more than a block (1 MiB) or one line. Text is passed on exactly as it
-was written: no normalisation of Unicode, because composed and decomposed Hangul, ligatures and the like are
-differences that an author (or a file system) made and that a byte-level model can learn; whoever changes them at training time
-has to change every prompt in the same way for ever after. Two things belong to the file and not to the text, and are removed:
-a byte order mark at the very beginning, and the carriage return of a Windows line end.
+A file may be larger than memory, so nothing here holds more than a block (1 MiB) or one line. Text is passed on
+exactly as it was written: no normalisation of Unicode, because composed and decomposed Hangul, ligatures and the like
+are differences that an author (or a file system) made and that a byte-level model can learn; whoever changes them at
+training time has to change every prompt in the same way for ever after. Two things belong to the file and not to the
+text, and are removed: a byte order mark at the very beginning, and the carriage return of a Windows line end.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ def suffixes(path: str | Path) -> tuple[str, str]:
 def find_files(path: str | Path) -> list[str]:
     """The files that a path means, in an order that is the same everywhere.
 
-    A file is itself (its suffix must be known); a folder is every readable file below it, sorted, without hidden files and without
-    README, LICENSE, NOTICE and the like; a glob (`*`, `?`, `[...]`, `**`) is what it matches, sorted; `"-"` is
-    standard input.
+    A file is itself (its suffix must be known); a folder is every readable file below it, sorted, without hidden
+    files and without README, LICENSE, NOTICE and the like; a glob (`*`, `?`, `[...]`, `**`) is what it matches,
+    sorted; `"-"` is standard input.
     """
     if str(path) == STANDARD_INPUT:
         return [STANDARD_INPUT]

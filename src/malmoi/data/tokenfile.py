@@ -1,8 +1,8 @@
 """TOKENS ON DISK: open a token file, check it, look documents up, take the part of it that one wants.
 
-`shards.py` describes the folder and writes it. Documents are numbered from 0 through all shards; a `View` is a choice among
-them (what is trained on, what is held out, one source). Which documents are held out is decided by the hash of their text and
-a key: exact duplicates fall on the same side, whatever their order, their file or what is added later.
+`shards.py` describes the folder and writes it. Documents are numbered from 0 through all shards; a `View` is a choice
+among them (what is trained on, what is held out, one source). Which documents are held out is decided by the hash of
+their text and a key: exact duplicates fall on the same side, whatever their order, their file or what is added later.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ class TokenFile:
     def open(cls, folder: str | Path, tokenizer: Any = None, vocab_size: int | None = None) -> TokenFile:
         """Open a folder and check the size of every file; with a tokenizer or a model's `vocab_size`, that they fit.
 
-        Raises `MalmoiError` for a folder that is not a whole token file, naming the file that is missing, cut off or too long.
+        Raises `MalmoiError` for a folder that is not a whole token file, naming the file that is missing, cut off or
+        too long.
         """
         folder = Path(folder)
         manifest = _read_manifest(folder)
