@@ -1,0 +1,260 @@
+"""Model folders: what we train opens elsewhere, and what is published opens here.
+
+A folder holds `config.json` (what the network is), `generation_config.json` (how it speaks), `model.safetensors` (the
+weights; shards and an index where they are large), the tokenizer's files and `README.md` (the model card). Names are
+translated by the tables in `families.py`; nothing in a folder is ever run.
+
+Everything that can be wrong with a folder is told as one `MalmoiError` before a model comes into being.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError
+
+from malmoi.config import GenerationConfig, MalmoiError, ModelConfig, nearest
+from malmoi.formats import families, hub, weights
+from malmoi.formats.card import card, may_replace
+from malmoi.formats.folder import carry, recover, replaced
+from malmoi.layers import count_parameters
+from malmoi.model.gpt import GPT4LMHeadModel
+
+CONFIG, GENERATION, CARD = "config.json", "generation_config.json", "README.md"
+NUMBER_TYPES = {str(dtype).removeprefix("torch."): dtype for dtype in weights.DTYPES.values()}
+
+
+class SavesItself(Protocol):
+    """A tokenizer, as far as a model folder is concerned."""
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write its files into the folder."""
+        ...
+
+
+def save(model: GPT4LMHeadModel, folder: str | Path, tokenizer: SavesItself | None = None) -> None:
+    """Write a model folder, all at once: whatever stops it, the folder is what it was before.
+
+    Other files of an existing model folder (a tokenizer saved earlier, a changed README) stay. Raises `MalmoiError`
+    when the disk refuses, or when the folder holds other things than a model.
+    """
+    folder = Path(folder).expanduser().absolute()
+    recover(folder)
+    _refuse_strangers(folder)
+    config = model.config
+    with replaced(folder) as new:
+        try:
+            tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+            state = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+            family = families.family_of(config)
+            weights.write(families.to_tensors(family, state, config.num_hidden_layers), new)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(new)
+            carry(folder, new, but_not=_stale(folder))
+            said: dict[str, Any] = families.to_config(config) | {"dtype": str(model.dtype).removeprefix("torch.")}
+            vocabulary = _vocabulary(new) if tokenizer is not None else None
+            if vocabulary is not None:
+                said.setdefault(families.EXTRA, {})["vocabulary"] = _mark(vocabulary)
+            _write_json(new / GENERATION, _to_generation(model.generation_config))
+            if may_replace(new / CARD):
+                (new / CARD).unlink(missing_ok=True)
+                (new / CARD).write_text(card(config, family, folder.name), encoding="utf-8")
+            _write_json(new / CONFIG, said)
+        except SafetensorError as error:
+            raise OSError(str(error)) from None
+
+
+def read_config(folder: str | Path) -> ModelConfig:
+    """The `ModelConfig` of a model folder, ours or another family's; no weights are touched."""
+    folder = Path(folder).expanduser()
+    said = _read_json(folder / CONFIG)
+    try:
+        return families.from_config(said)
+    except MalmoiError as error:
+        raise MalmoiError(f"{folder / CONFIG}: {error}") from None
+
+
+def load(folder: str | Path, dtype: torch.dtype | str | None = None) -> GPT4LMHeadModel:
+    """The model of a folder, in evaluation mode; `dtype` None keeps the numbers as they are stored.
+
+    Raises one `MalmoiError` for whatever is wrong: a file that is missing, damaged or cut short, a tensor that is
+    missing, superfluous, misshapen or not finite, a tokenizer that is not this model's.
+    """
+    folder = Path(folder).expanduser()
+    recover(folder)
+    if not folder.is_dir():
+        raise MalmoiError(f"{folder}: there is no such folder.")
+    config = read_config(folder)
+    wanted = _dtype(dtype)
+    _check_tokenizer(folder, config)
+    entries = weights.catalogue(folder)
+    held = sum(math.prod(entry.shape) for entry in entries.values())
+    if count_parameters(config) > 2 * held:
+        raise MalmoiError(
+            f"{folder}: config.json describes {count_parameters(config):,} parameters, but the weights hold {held:,}. "
+            f"The two files do not belong together."
+        )
+    with torch.device("meta"):
+        model = GPT4LMHeadModel(config)
+    state = _state(folder, model, entries, wanted)
+    model.load_state_dict(state, strict=True, assign=True)
+    model.tie_weights()
+    model.generation_config = _read_generation(folder, model.generation_config)
+    return model.eval()
+
+
+def from_pretrained(name: str | Path, dtype: torch.dtype | str | None = None) -> GPT4LMHeadModel:
+    """The model of a folder or of a hub name."""
+    path = Path(name).expanduser()
+    recover(path)
+    return load(hub.find(name), dtype=dtype)
+
+
+def _state(
+    folder: Path, model: GPT4LMHeadModel, entries: Mapping[str, weights.Entry], dtype: torch.dtype | None
+) -> dict[str, torch.Tensor]:
+    """All weights under our names, in one type; names and shapes are settled before the first number is read."""
+    layers, tied = model.config.num_hidden_layers, model.config.tie_word_embeddings
+    ours = {name: tensor for name, tensor in model.state_dict().items() if not (tied and name == "lm_head.weight")}
+    family = families.family_named(_read_json(folder / CONFIG))
+    expected = families.to_tensors(family, ours, layers)  # on the meta device: names and shapes alone
+    found, extra = families.match(family, entries, expected)
+    if tied:  # some folders store the shared table twice
+        extra = [name for name in extra if name != "lm_head.weight"]
+    missing = sorted(set(expected) - set(found))
+    if missing or extra:
+        parts = [f"missing: {weights.listed(missing)}"] if missing else []
+        parts += [f"not expected: {weights.listed(extra)}"] if extra else []
+        raise MalmoiError(f"{folder}: the weights do not fit config.json ({'; '.join(parts)}).")
+    for name, tensor in expected.items():
+        entry = entries[found[name]]
+        if entry.shape != tuple(tensor.shape):
+            raise MalmoiError(
+                f"{entry.file}: tensor '{found[name]}' has shape {list(entry.shape)}, but config.json asks for "
+                f"{list(tensor.shape)}."
+            )
+    kind = dtype or weights.DTYPES[entries[found[next(iter(expected))]].dtype]
+    theirs = {name: weights.read(entries, found[name]).to(kind) for name in expected}
+    shapes = {name: tensor.shape for name, tensor in ours.items()}
+    state = families.from_tensors(family, theirs, shapes, layers)
+    return state | {"lm_head.weight": state["model.embed_tokens.weight"]} if tied else state
+
+
+def _refuse_strangers(folder: Path) -> None:
+    """A folder that holds things, but no model and no tokenizer, is probably not meant to be replaced."""
+    if folder.exists() and not folder.is_dir():
+        raise MalmoiError(f"{folder}: is a file, but a model is saved as a folder. Choose another name.")
+    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if held and not held & {CONFIG, GENERATION, weights.SINGLE, "tokenizer.json", "tokenizer_config.json"}:
+        raise MalmoiError(
+            f"{folder}: holds {weights.listed(sorted(held))}, but no model. A model folder is replaced as a whole; "
+            f"choose a new or empty folder."
+        )
+
+
+def _stale(folder: Path) -> set[str]:
+    """What an earlier save wrote and this one writes anew."""
+    shards = {path.name for path in folder.glob("model*.safetensors")} if folder.is_dir() else set()
+    return {CONFIG, GENERATION, weights.INDEX, *shards}
+
+
+def _check_tokenizer(folder: Path, config: ModelConfig) -> None:
+    vocabulary = _vocabulary(folder)
+    if vocabulary is None:
+        return
+    largest = max(vocabulary.values(), default=-1)
+    if largest >= config.vocab_size:
+        raise MalmoiError(
+            f"{folder}: tokenizer.json knows token ids up to {largest}, but the model's vocabulary ends at "
+            f"{config.vocab_size - 1} (vocab_size={config.vocab_size} in config.json). The tokenizer belongs to "
+            f"another model; put back the one that this model was trained with."
+        )
+    extra = _read_json(folder / CONFIG).get(families.EXTRA)
+    mark = extra.get("vocabulary") if isinstance(extra, dict) else None
+    if mark is not None and mark != _mark(vocabulary):
+        raise MalmoiError(
+            f"{folder}: tokenizer.json is not the tokenizer that this model was saved with (its vocabulary differs). "
+            f"Put back the right one; if it is meant, delete 'vocabulary' under '{families.EXTRA}' in config.json."
+        )
+
+
+def _vocabulary(folder: Path) -> dict[str, int] | None:
+    """Token -> id of a folder's `tokenizer.json`; None where there is no such file."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return None
+    said = _read_json(path)
+    try:
+        pieces = said["model"]["vocab"]
+        known = dict(pieces) if isinstance(pieces, dict) else {str(piece[0]): i for i, piece in enumerate(pieces)}
+        known |= {token["content"]: token["id"] for token in said.get("added_tokens") or ()}
+        return {str(token): int(number) for token, number in known.items()}
+    except (TypeError, KeyError, ValueError, IndexError):
+        raise MalmoiError(f"{path}: holds no vocabulary that can be read. The file is damaged.") from None
+
+
+def _mark(vocabulary: Mapping[str, int]) -> str:
+    """A short name for a vocabulary, the same however its file is laid out."""
+    lines = json.dumps(sorted(vocabulary.items(), key=lambda item: (item[1], item[0])), ensure_ascii=True)
+    return hashlib.blake2b(lines.encode("ascii"), digest_size=16).hexdigest()
+
+
+def _read_generation(folder: Path, fallback: GenerationConfig) -> GenerationConfig:
+    """`generation_config.json` as far as we know its keys (other programs write many more)."""
+    path = folder / GENERATION
+    if not path.is_file():
+        return fallback
+    known = {
+        name: value
+        for name, value in _read_json(path).items()
+        if name in GenerationConfig.model_fields and value is not None
+    }
+    try:
+        return fallback.replace(**known)
+    except MalmoiError as error:
+        raise MalmoiError(f"{path}: {error}") from None
+
+
+def _to_generation(config: GenerationConfig) -> dict[str, Any]:
+    """What differs from the neutral settings, so that a setting that means nothing is not written."""
+    neutral = GenerationConfig().model_dump(mode="json")
+    said = {name: value for name, value in config.model_dump(mode="json").items() if value != neutral[name]}
+    return {"_from_model_config": False, **said}
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    if dtype is None or isinstance(dtype, torch.dtype):
+        return dtype
+    name = dtype.removeprefix("torch.")
+    if name == "auto":
+        return None
+    if name not in NUMBER_TYPES:
+        raise MalmoiError(
+            f"There is no number type '{dtype}'.{nearest(name, NUMBER_TYPES)} Known: {', '.join(NUMBER_TYPES)}."
+        )
+    return NUMBER_TYPES[name]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MalmoiError(f"{path}: there is no such file, so {path.parent} is not a model folder.") from None
+    except OSError as error:
+        raise MalmoiError(f"{path}: cannot be read: {error.strerror or error}.") from None
+    except (ValueError, RecursionError) as error:
+        raise MalmoiError(f"{path}: is not valid JSON ({error}). The file is damaged or cut short.") from None
+    if not isinstance(value, dict):
+        raise MalmoiError(f"{path}: must hold a JSON object, but holds a {type(value).__name__}.")
+    return value
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.unlink(missing_ok=True)  # never write through a link into the old folder
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
