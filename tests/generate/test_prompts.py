@@ -14,8 +14,15 @@ def prompts(ids, mask=None, pad=1, eos=(0,)):
 
 @pytest.mark.parametrize(
     "ids",
-    [[5, 6, 7], (5, 6, 7), [[5, 6, 7]], torch.tensor([5, 6, 7]), torch.tensor([[5, 6, 7]]), np.array([[5, 6, 7]])]
-    + [torch.tensor([[5, 6, 7]], dtype=torch.int32), {"input_ids": [[5, 6, 7]], "attention_mask": [[1, 1, 1]]}],
+    [
+        [5, 6, 7],
+        (5, 6, 7),
+        [[5, 6, 7]],
+        torch.tensor([5, 6, 7]),
+        torch.tensor([[5, 6, 7]], dtype=torch.int32),
+        np.array([[5, 6, 7]]),
+        {"input_ids": [[5, 6, 7]], "attention_mask": [[1, 1, 1]]},
+    ],
     ids=lambda ids: type(ids).__name__,
 )
 def test_one_prompt_in_many_forms(ids):

@@ -105,13 +105,15 @@ def generate(
                 reasons[row] = "stop"
             elif len(tokens) < limits[row]:
                 continue
+            elif texts is not None and texts[row].finish():
+                reasons[row] = "stop"
             flight.end(row)
     return Generated(
         sequences=_sequences(prompts, written, config, eos_ids),
         new_tokens=written,
         finish_reasons=reasons,
         config=config,
-        texts=[text.finish() for text in texts] if texts is not None else None,
+        texts=[text.take() for text in texts] if texts is not None else None,
         traces=traces if trace is not False else None,
     )
 
@@ -147,11 +149,10 @@ def _stream(flight: InFlight, text: _Text, limit: int) -> Iterator[Token]:
         elif text.push(token):
             reason = "stop"
         elif flight.written == limit:
-            reason = "length"
+            reason = "stop" if text.finish() else "length"
         if reason is not None:
             flight.end(row)
-            text.finish()
-        yield Token(token, text.take(), why, reason)
+        yield Token(token, text.take(ended=reason is not None), why, reason)
 
 
 class _Text:
@@ -165,26 +166,29 @@ class _Text:
 
     def push(self, token: int) -> bool:
         """Whether the token completed a stop string."""
-        text = self.decoder.push(token)
-        if self.scanner is None:
-            self.parts.append(text)
-            return False
-        text, stopped = self.scanner.push(text)
-        self.parts.append(text)
+        return self._add(self.decoder.push(token))
+
+    def finish(self) -> bool:
+        """No more tokens: let go what was held back, which may complete a stop string."""
+        stopped = self._add(self.decoder.finish())
+        if self.scanner is not None:
+            self.parts.append(self.scanner.finish())
         return stopped
 
-    def finish(self) -> str:
-        """No more tokens: let go what was held back. Returns everything not yet taken."""
-        text = self.decoder.finish()
-        if self.scanner is not None:
-            text = self.scanner.push(text)[0] + self.scanner.finish()
-        self.parts.append(text)
-        return "".join(self.parts)
-
-    def take(self) -> str:
+    def take(self, ended: bool = True) -> str:
+        """All the text that was not taken yet; the rest too if it has `ended`."""
+        if ended:
+            self.finish()
         text = "".join(self.parts)
         self.parts.clear()
         return text
+
+    def _add(self, text: str) -> bool:
+        stopped = False
+        if self.scanner is not None:
+            text, stopped = self.scanner.push(text)
+        self.parts.append(text)
+        return stopped
 
 
 def _prepare(
