@@ -51,7 +51,7 @@ class Batch:
 
 
 class Batches:
-    """The endless sequence of training batches over a view or a mixture; `batch(step)` is a pure function of (seed, step).
+    """The endless sequence of training batches; `batch(step)` is a pure function of (seed, step).
 
     Every epoch goes through every token once (a mixture: as often as its weights say), its rows in a new order. The
     last rows of an epoch and the first of the next may share a batch; nothing is dropped.
@@ -109,7 +109,7 @@ class Batches:
         return float(sum(share * plan.fill for share, plan in zip(shares, self._plans, strict=True)))
 
     def steps_per_epoch(self, epoch: int = 0) -> int:
-        """How many steps begin in an epoch. Epochs end within a batch, so this may differ by one from epoch to epoch."""
+        """How many steps begin in an epoch. Epochs end within a batch, so this may differ by one between epochs."""
         first, last = (-(-(epoch + more) * self.rows_per_epoch // self.batch_size) for more in (0, 1))
         return last - first
 
@@ -154,8 +154,8 @@ def held_out_batches(view: View, sequence_length: int, batch_size: int, max_toke
     """
     if not len(view):
         raise MalmoiError(
-            f"{view.label}: there is no held-out document to measure on. Raise data.held_out (a share of the documents), "
-            f"name files under data.validation, or add documents."
+            f"{view.label}: there is no held-out document to measure on. Raise data.held_out (a share of the "
+            f"documents), name files under data.validation, or add documents."
         )
     order = np.argsort(view.token_file.documents["hash"][view.documents], kind="stable")
     if max_tokens is not None:

@@ -28,7 +28,7 @@ from malmoi.data.tokenfile import Split, TokenFile, View
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One source of a mixture: by `weight` (share of the tokens), by `epochs`, or by neither (once through, its natural size)."""
+    """One source of a mixture: by `weight` (share of the tokens), by `epochs`, or by neither (once through)."""
 
     view: View
     weight: float | None = None
@@ -103,7 +103,7 @@ class Schedule:
         self._order = functools.lru_cache(maxsize=2)(self._order_of)
 
     def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """For row numbers (n,), counted through all epochs: the part (n,) and the number of the row within that part (n,)."""
+        """For rows (n,) counted through all epochs: their parts (n,) and their numbers within the parts (n,)."""
         if len(self.counts) == 1:
             return np.zeros(len(rows), np.int64), rows
         parts, numbers = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)

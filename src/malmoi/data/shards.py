@@ -22,10 +22,11 @@ whole by one process: the folder is the same, bit for bit, whatever the number o
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -41,7 +42,7 @@ from malmoi.data.corpus import Document
 from malmoi.data.tokenfile import DOCUMENT, FORMAT, MANIFEST, VERSION, TokenFile, fingerprint
 
 SHARD_DOCUMENTS = 65_536
-SHARD_BYTES = 16 << 20  # of text: small enough that every worker holds one, large enough that files stay few
+SHARD_CHARACTERS = 8 << 20  # small enough that every worker holds one, large enough that files stay few
 _BATCH_BYTES = 1 << 20  # of text in one call of the tokenizer, which spreads it over the cores
 
 Part = Callable[[], Iterable[Document]]
@@ -57,7 +58,7 @@ def build(
     held_out_seed: int = 0,
     workers: int = 0,
     shard_documents: int = SHARD_DOCUMENTS,
-    shard_bytes: int = SHARD_BYTES,
+    shard_characters: int = SHARD_CHARACTERS,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> TokenFile:
@@ -81,11 +82,11 @@ def build(
         raise MalmoiError("This tokenizer has no end-of-text token (eos_token), with which every document ends.")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.building-", dir=folder.parent))
+        aside = _beside(folder, "building")
     except OSError as error:
         raise MalmoiError(f"{folder}: cannot be written: {error.strerror or error}.") from None
     try:
-        shards = _write_shards(documents, tokenizer, aside, workers, shard_documents, shard_bytes, progress)
+        shards = _write_shards(documents, tokenizer, aside, workers, shard_documents, shard_characters, progress)
         manifest = _manifest(shards, tokenizer, aside, held_out, held_out_seed)
         _write(aside / MANIFEST, [json.dumps(manifest, ensure_ascii=False, indent=1).encode()])
         _take_place(aside, folder)
@@ -104,11 +105,18 @@ def _is_replaceable(folder: Path) -> bool:
     return folder.is_dir() and ((folder / MANIFEST).is_file() or not any(folder.iterdir()))
 
 
+def _beside(folder: Path, purpose: str) -> Path:
+    """A new empty folder on the same disk, so that a rename is enough. (`tempfile`'s only their owner may read.)"""
+    path = folder.parent / f".{folder.name}.{purpose}-{os.getpid()}-{secrets.token_hex(4)}"
+    path.mkdir()
+    return path
+
+
 def _take_place(aside: Path, folder: Path) -> None:
     if not folder.exists():
         aside.rename(folder)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old-", dir=folder.parent))
+    old = _beside(folder, "old")
     folder.rename(old / "old")
     try:
         aside.rename(folder)
@@ -153,10 +161,10 @@ def _write_shards(
     aside: Path,
     workers: int,
     shard_documents: int,
-    shard_bytes: int,
+    shard_characters: int,
     progress: Progress | None,
 ) -> list[_Shard]:
-    parts = _parts(documents, shard_documents, shard_bytes)
+    parts = _parts(documents, shard_documents, shard_characters)
     done: list[_Shard] = []
 
     def report(more: tuple[int, int, int] = (0, 0, 0)) -> None:
@@ -180,7 +188,7 @@ def _write_shards(
 
 
 def _parts(
-    documents: Iterable[Document] | Sequence[Part], shard_documents: int, shard_bytes: int
+    documents: Iterable[Document] | Sequence[Part], shard_documents: int, shard_characters: int
 ) -> Iterator[list[Document] | Part]:
     if isinstance(documents, Sequence) and documents and callable(documents[0]):
         yield from documents  # type: ignore[misc]
@@ -190,8 +198,8 @@ def _parts(
     for document in documents:
         assert isinstance(document, Document)
         part.append(document)
-        size += len(_hashed_text(document))
-        if len(part) >= shard_documents or size >= shard_bytes:
+        size += len(document.text) + sum(len(str(turn.get("content"))) for turn in document.messages or ())
+        if len(part) >= shard_documents or size >= shard_characters:
             yield part
             part, size = [], 0
     if part:
@@ -252,19 +260,20 @@ def _batches(documents: Iterable[Document]) -> Iterator[tuple[list[Document], li
 def _encode(batch: list[Document], tokenizer: Any) -> tuple[list[Sequence[int]], list[Sequence[int] | None]]:
     """Ids of each document with its end-of-text token, and the loss mask of those that are conversations."""
     plain = iter(tokenizer.encode_batch([document.text for document in batch if document.messages is None]))
+    end_of_text = tokenizer.eos_token_id
     ids: list[Sequence[int]] = []
     masks: list[Sequence[int] | None] = []
     for document in batch:
         if document.messages is None:
-            ids.append([*next(plain), tokenizer.eos_token_id])
+            ids.append([*next(plain), end_of_text])
             masks.append(None)
             continue
         from malmoi.tokens import chat
 
         rendered, mask = chat.render(tokenizer, document.messages)
         rendered, mask = list(rendered), [int(bool(bit)) for bit in mask]
-        if not rendered or rendered[-1] != tokenizer.eos_token_id:
-            rendered.append(tokenizer.eos_token_id)
+        if not rendered or rendered[-1] != end_of_text:
+            rendered.append(end_of_text)
             mask.append(1)
         ids.append(rendered)
         masks.append(mask)
@@ -278,7 +287,7 @@ def _write_shard(
     folder: Path,
     report: Callable[[tuple[int, int, int]], None] | None,
 ) -> _Shard | None:
-    """Tokenise documents and write one shard's files. The tokens wait in memory (2 or 4 bytes each) until all are there."""
+    """Tokenise documents and write one shard's files. Until then its tokens wait in memory, 2 or 4 bytes each."""
     id_type = id_dtype(len(tokenizer))
     ids: list[np.ndarray] = []
     masks: list[np.ndarray] = []
@@ -300,7 +309,7 @@ def _write_shard(
         record["source"] = [sources[key][0] for key in keys]
         names += [document.id.replace("\n", " ") for document in batch]
         tokens, size = int(record["end"][-1]), size + int(record["bytes"].sum())
-        flat = np.fromiter((token for one in encoded for token in one), id_type, int(lengths.sum()))
+        flat = np.fromiter(itertools.chain.from_iterable(encoded), id_type, int(lengths.sum()))
         ids.append(flat)
         mask = np.ones(len(flat), np.uint8)
         for end, one in zip(np.cumsum(lengths), batch_masks, strict=True):
@@ -371,7 +380,7 @@ def _manifest(shards: list[_Shard], tokenizer: Any, aside: Path, held_out: float
 
 
 def _write(path: Path, contents: Iterable[bytes | np.ndarray]) -> dict[str, Any]:
-    """Write a file to the disk itself (not only to the system's cache); returns its size and SHA-256 for the manifest."""
+    """Write a file to the disk itself, not only to the system's cache; its size and SHA-256 for the manifest."""
     digest, size = hashlib.sha256(), 0
     with path.open("wb") as file:
         for content in contents:

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from malmoi.config import MalmoiError
+from malmoi.config import MalmoiError, nearest
 
 BLOCK = 1 << 20
 STANDARD_INPUT = "-"
@@ -33,7 +33,7 @@ _ABOUT = ("readme", "license", "licence", "notice", "copying", "about", "transla
 
 
 def suffixes(path: str | Path) -> tuple[str, str]:
-    """The format and the packing of a file by its name: `(".jsonl", ".xz")`; an empty string where unknown or unpacked."""
+    """The format and the packing of a file by its name: `(".jsonl", ".xz")`; empty where unknown or not packed."""
     found = [suffix.lower() for suffix in Path(path).suffixes[-2:]]
     packing = found.pop() if found and found[-1] in PACKINGS else ""
     return (found[-1] if found and found[-1] in FORMATS else ""), packing
@@ -65,8 +65,6 @@ def find_files(path: str | Path) -> list[str]:
     if place.exists():
         raise MalmoiError(f"{place}: is neither a file nor a folder. For a stream, use '-' and standard input.")
     beside = [name.name for name in place.parent.iterdir()] if place.parent.is_dir() else []
-    from malmoi.config import nearest
-
     raise MalmoiError(f"{place}: there is no such file or folder.{nearest(place.name, beside)}")
 
 
@@ -98,7 +96,7 @@ def _matches(pattern: str) -> list[str]:
 
 @contextmanager
 def open_bytes(path: str) -> Iterator[BinaryIO]:
-    """The unpacked bytes of a file (or of standard input). A damaged archive is a `MalmoiError` when the damage is reached."""
+    """The unpacked bytes of a file (or of standard input). Damage to an archive raises when it is reached."""
     if path == STANDARD_INPUT:
         yield sys.stdin.buffer
         return
@@ -153,7 +151,7 @@ def _zstandard() -> Any:
 
 
 class _Zstandard(io.RawIOBase):
-    """Zstandard frames as a readable stream. Written out because the library's own reader takes a cut-off file for a whole one."""
+    """Zstandard frames as a stream. Written out because the library's reader takes a cut-off file for a whole one."""
 
     def __init__(self, path: str) -> None:
         self._library = _zstandard()
@@ -249,7 +247,7 @@ def _broken(data: bytes, error: UnicodeDecodeError, path: str, position: int, li
 
 
 def read_lines(stream: BinaryIO, path: str) -> Iterator[tuple[int, str]]:
-    """(number, text) of each line, numbered from 1, without its line end. Only a line feed ends a line (U+2028 does not)."""
+    """(number, text) of each line, from 1, without its line end. Only a line feed ends a line (U+2028 does not)."""
     number, parts = 0, []
     for block in read_blocks(stream, path):
         first, *rest = block.split("\n")

@@ -58,7 +58,7 @@ class Shard:
 
 
 class TokenFile:
-    """A tokenised corpus. Made by `shards.build`, opened by `TokenFile.open(folder)`; nothing is read until it is needed."""
+    """A tokenised corpus, made by `shards.build`, opened by `TokenFile.open(folder)`, read only where it is needed."""
 
     def __init__(self, folder: Path, manifest: dict[str, Any], shards: list[Shard], token_bytes: np.ndarray) -> None:
         self.folder, self.manifest, self.shards = folder, manifest, shards
@@ -112,7 +112,7 @@ class TokenFile:
         return token_file
 
     def verify(self) -> None:
-        """Read every byte and compare the hashes in the manifest. Raises `MalmoiError` naming the first file that differs."""
+        """Read every byte and compare with the manifest's hashes. Raises `MalmoiError` naming the file that differs."""
         entries = [self.manifest["token_bytes"], *(entry["files"] for entry in self.manifest["shards"])]
         for name, facts in (item for entry in entries for item in entry.items()):
             digest = hashlib.sha256()
@@ -129,7 +129,7 @@ class TokenFile:
 
     @functools.cached_property
     def documents(self) -> np.ndarray:
-        """(N,) records of all documents, in memory: `end` (in its shard), `hash`, `bytes`, `source` (index of `sources`)."""
+        """(N,) records of all documents: `end` (in its shard), `hash`, `bytes`, `source` (an index of `sources`)."""
         table = np.concatenate([shard.documents for shard in self.shards])
         for shard, first in enumerate(self.first_document[:-1]):
             part = table[first : self.first_document[shard + 1]]
@@ -169,7 +169,7 @@ class TokenFile:
         return self.shards[shard].ids[begin:end]
 
     def loss_mask(self, document: int) -> np.ndarray:
-        """(T,) 1 where the model shall learn to predict the token: everything of a text, the answers of a conversation."""
+        """(T,) 1 where the model shall learn the token: everything of a text, the answers of a conversation."""
         shard, begin, end = self._place(document)
         mask = self.shards[shard].mask
         return np.ones(end - begin, np.uint8) if mask is None else mask[begin:end]
@@ -298,7 +298,7 @@ def _open_shard(folder: Path, entry: dict[str, Any], token_type: np.dtype[Any]) 
 
 
 def _map(folder: Path, name: str, facts: dict[str, Any], kind: np.dtype[Any]) -> np.ndarray:
-    """Memory-map a file whose size is the manifest's. A plain array over the map: slicing `numpy.memmap` itself is slow."""
+    """Memory-map a file of the manifest's size, as a plain array: slicing a `numpy.memmap` itself is slow."""
     if Path(name).name != name:
         raise MalmoiError(f"{folder / MANIFEST}: names a file outside its folder: {name}.")
     path = folder / name
