@@ -69,12 +69,12 @@ def generate(
         _stream(model, tokenizer, text, settings, trace)
 
 
-def _stream(
-    model: GPT4LMHeadModel, tokenizer: GPT4Tokenizer, text: str, settings: dict[str, Any], trace: bool
-) -> None:
+def _stream(model: GPT4LMHeadModel, tokenizer: GPT4Tokenizer, text: str, settings: dict[str, Any], trace: bool) -> None:
     from malmoi.generate.engine import stream
 
-    tokens = stream(model, tokenizer, tokenizer.encode(text), trace=trace, **settings)  # raises before anything is shown
+    tokens = stream(
+        model, tokenizer, tokenizer.encode(text), trace=trace, **settings
+    )  # raises before anything is shown
     sys.stdout.write(text)
     traces = []
     for token in tokens:

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from malmoi.data.corpus import Document
     from malmoi.tokens.tokenizer import GPT4Tokenizer
 
-app = typer.Typer(rich_markup_mode="rich", no_args_is_help=True, help="Learn a vocabulary, measure it, look at its tokens.")
+app = typer.Typer(
+    rich_markup_mode="rich", no_args_is_help=True, help="Learn a vocabulary, measure it, look at its tokens."
+)
 
+REPORT_DOCUMENTS = 3000  # of the village, where no texts are given
 COLOURS = ("black on bright_yellow", "black on bright_cyan", "black on bright_green", "black on bright_magenta")
 
 
@@ -51,8 +54,13 @@ def learn(
 
 @app.command()
 def report(
-    folder: Annotated[str, typer.Argument(help="A folder with a tokenizer (a model folder, too), or a name on the hub.")],
-    paths: Annotated[list[str] | None, typer.Argument(help="Texts to measure on; without any: the village.")] = None,
+    folder: Annotated[
+        str, typer.Argument(help="A folder with a tokenizer (a model folder, too), or a name on the hub.")
+    ],
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(help="Texts to measure on, as FILE or LANGUAGE=FILE; without any: the village."),
+    ] = None,
     field: Annotated[str | None, typer.Option(help=setting("SourceConfig", "field"))] = None,
     template: Annotated[str | None, typer.Option(help=setting("SourceConfig", "template"))] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -65,19 +73,50 @@ def report(
 
     \b
     malmoi tokenizer report runs/quickstart
-    malmoi tokenizer report my-tokenizer korean.txt english.txt --json
+    malmoi tokenizer report my-tokenizer ko=korean.txt en=english.txt --json
     """
+    from malmoi.tokens.vocabulary import report as measure
+
     tokenizer = open_tokenizer(folder)
-    rows = _fertility_rows(tokenizer, _read(paths or ["village"], field, template))
+    texts = _by_language(paths or [f"village:{REPORT_DOCUMENTS}"], field, template)
+    english = texts.get("en") or _by_language([f"village:{REPORT_DOCUMENTS}"], None, None)["en"]
+    found = measure(tokenizer, texts, english_only_texts=english)
     if as_json:
-        print_json(rows)
+        print_json(found.as_dict())
         return
-    _show_report(rows)
+    rows = [
+        (
+            row["language"],
+            count(row["characters"]),
+            count(row["tokens"]),
+            f"{row['tokens_per_character']:.3f}",
+            f"{row['tokens_per_byte']:.3f}",
+            f"{row['english_only_tokens_per_character']:.3f}",
+            f"{row['saved']:.0%}",
+        )
+        for row in found.rows
+    ]
+    headings = (
+        "language",
+        ">characters",
+        ">tokens",
+        ">per character",
+        ">per byte",
+        ">English-only: per character",
+        ">saved",
+    )
+    screen = console()
+    screen.print(table(headings, rows, title=f"{folder}: {count(found.vocab_size)} tokens"))
+    screen.print(
+        f"English-only: a GPT-2-style BPE of {count(found.english_only_vocab_size)} tokens, learned from English alone."
+    )
 
 
 @app.command()
 def show(
-    folder: Annotated[str, typer.Argument(help="A folder with a tokenizer (a model folder, too), or a name on the hub.")],
+    folder: Annotated[
+        str, typer.Argument(help="A folder with a tokenizer (a model folder, too), or a name on the hub.")
+    ],
     text: Annotated[str, typer.Argument(help="The text to cut; - reads standard input.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -144,9 +183,14 @@ def _shown(piece: bytes) -> str:
         return "".join(f"<{byte:02x}>" for byte in piece)
 
 
-def _fertility_rows(tokenizer: GPT4Tokenizer, documents: Iterator[Document]) -> Any:
-    raise NotImplementedError
+def _by_language(paths: list[str], field: str | None, template: str | None) -> dict[str, Any]:
+    """Texts by language: of `ko=file` the named one, else the language that a text is written in."""
+    from malmoi.tokens.vocabulary import guess_language
 
-
-def _show_report(rows: Any) -> None:
-    raise NotImplementedError
+    groups: dict[str, list[str]] = {}
+    for path in paths:
+        name, sign, rest = path.partition("=")
+        named = bool(sign) and name.isalpha() and not Path(path).exists()
+        for text in document_texts(_read([rest if named else path], field, template)):
+            groups.setdefault(name if named else guess_language(text), []).append(text)
+    return groups

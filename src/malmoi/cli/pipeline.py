@@ -1,0 +1,323 @@
+"""One training run from beginning to end: the table of contents of the whole project in one function.
+
+    recipe -> settings filled in -> documents -> tokenizer -> token file -> batches -> model -> training -> model folder
+
+`run` is what `malmoi train` and `malmoi quickstart` call. It leaves one folder:
+
+    recipe.yaml        the run as it was asked for, every default filled in (`malmoi train recipe.yaml` repeats it)
+    tokenizer/         learned from the data, or a copy of the one that was given
+    tokens/            the token file (`malmoi data show` reads it), validation/ where other files are measured on
+    checkpoint-<step>/ config.yaml versions.json metrics.jsonl loss.png: the training loop's own records
+    model/             the finished model folder
+
+A mistake found before training begins (a missing file, a misspelt setting) leaves no folder behind. From then on,
+`resume=True` goes on where the run stopped, with the tokenizer and the tokens that are there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from malmoi.cli.folders import MODEL, RECIPE, model_folder
+from malmoi.cli.tokenizer import document_texts
+from malmoi.config import DataConfig, GenerationConfig, MalmoiError, ModelConfig, Recipe, SourceConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from malmoi.data.corpus import Document
+    from malmoi.data.tokenfile import TokenFile, View
+    from malmoi.model.gpt import GPT4LMHeadModel
+    from malmoi.tokens.tokenizer import GPT4Tokenizer
+    from malmoi.train.loop import Step
+
+TOKENIZER, TOKENS, VALIDATION = "tokenizer", "tokens", "validation"
+DEFAULT_SIZE = "nano"
+SAMPLE_BYTES = 32 << 20  # of text that a tokenizer is learned from
+VILLAGE_SAMPLE = 6_000  # of its documents: the village says the same things in new ways, and its vocabulary is small
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Something other than a training step that a person may want to see: what is being done, how far it is."""
+
+    name: str  # "tokenizer", "tokens", "model", "train", "save"
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run came to. `last` is the last step of this session; `interrupted` says that it can go on."""
+
+    folder: Path
+    model_folder: Path | None  # None: interrupted, there is no finished model yet
+    last: Step | None
+    parameters: int
+    train_tokens: int  # in the token file, seen or not
+    interrupted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A recipe with everything that follows from it. `model` is None where the model comes from a folder."""
+
+    recipe: Recipe
+    vocab_size: int
+    train: TrainConfig
+    generation: GenerationConfig
+
+
+Show = Callable[["Stage | Step"], None]
+
+
+def run(recipe: Recipe, folder: str | Path, *, resume: bool = False, show: Show = lambda _: None) -> Result:
+    """Train as `recipe` says, in `folder`; `show` is called with every stage and every step.
+
+    Raises `MalmoiError` for settings, files and folders that cannot work, before anything is written where that is
+    possible.
+    """
+    folder = Path(folder)
+    settings = resolve(recipe)
+    check_folder(folder, resume)
+    is_new = not folder.exists()
+    try:
+        tokenizer = prepare_tokenizer(settings, folder, show)
+        tokens = prepare_tokens(settings, folder, tokenizer, show)
+        model = build_model(settings, tokenizer)
+        batches, held_out = build_batches(settings, tokens, folder)
+        show(Stage("model", f"{model.num_parameters():,} parameters, {model.config.num_hidden_layers} layers"))
+        write_recipe(settings, model, folder)
+    except BaseException:
+        if is_new:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+    from malmoi.train.loop import train
+
+    last: Step | None = None
+    show(Stage("train", f"{tokens.train.num_tokens:,} tokens to learn from"))
+    for last in train(
+        model,
+        batches,
+        settings.train,
+        folder=folder,
+        held_out=held_out,
+        resume=resume,
+        tokenizer=tokenizer,
+        recipe=recipe,
+    ):
+        show(last)
+    interrupted = last is not None and "interrupted" in last.events
+    finished = None if interrupted else save_model(model, tokenizer, settings, folder, show)
+    return Result(folder, finished, last, model.num_parameters(), tokens.train.num_tokens, interrupted)
+
+
+# ---- settings -------------------------------------------------------------------------------------------------------
+
+
+def resolve(recipe: Recipe) -> Settings:
+    """Everything that follows from a recipe, checked before a single file is read."""
+    from malmoi import presets
+
+    size = recipe.size or (None if recipe.model or recipe.start_from else DEFAULT_SIZE)
+    asked = recipe.model_fields_set
+    vocab_size = recipe.vocab_size
+    if size is not None and "vocab_size" not in asked:
+        vocab_size = presets.size(size).vocab_size
+    defaults = presets.train_defaults(size) if size is not None else TrainConfig()
+    train = defaults.replace(**recipe.train)
+    if recipe.start_from is not None and (recipe.model or recipe.size):
+        raise MalmoiError("start_from takes the model as it is; leave out size and model, or start_from.")
+    if "vocab_size" in recipe.model:
+        raise MalmoiError("model.vocab_size follows from the tokenizer. Set the recipe's own vocab_size instead.")
+    if recipe.start_from is None:
+        _model_config(recipe, size, vocab_size, train)  # a misspelt field is said now
+    generation = GenerationConfig(**recipe.generation)
+    filled = recipe.replace(size=size, vocab_size=vocab_size, train=train.model_dump(mode="json"))
+    return Settings(filled, vocab_size, train, generation)
+
+
+def _model_config(recipe: Recipe, size: str | None, vocab_size: int, train: TrainConfig) -> ModelConfig:
+    from malmoi import presets
+
+    fields = dict(recipe.model)
+    base: dict[str, Any] = {}
+    if size is not None:
+        base = presets.size(size, vocab_size).model_dump()
+        if set(fields) & {"hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "feed_forward"}:
+            # What followed from the size's own width follows from the new one.
+            for name in (
+                "head_dim",
+                "intermediate_size",
+                "moe_intermediate_size",
+                "layer_types",
+                "num_key_value_heads",
+            ):
+                base.pop(name)
+        if "intermediate_size" in fields:
+            base.pop("moe_intermediate_size", None)
+    config = ModelConfig(**{**base, "vocab_size": vocab_size, **fields})
+    if train.sequence_length > config.max_position_embeddings:
+        if "max_position_embeddings" in fields:
+            raise MalmoiError(
+                f"train.sequence_length={train.sequence_length} is longer than "
+                f"model.max_position_embeddings={config.max_position_embeddings}. Make one of them equal to the other."
+            )
+        config = config.replace(max_position_embeddings=train.sequence_length)
+    return config
+
+
+def check_folder(folder: Path, resume: bool) -> None:
+    """A run never writes over another one."""
+    if resume:
+        if not (folder / RECIPE).is_file():
+            raise MalmoiError(f"{folder}: there is no run here to go on with (no {RECIPE}).")
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        what = "holds a run already" if (folder / RECIPE).is_file() else "is there already and is not empty"
+        raise MalmoiError(f"{folder}: {what}. Go on with it (--resume), choose another --out, or delete it.")
+
+
+# ---- the stages -----------------------------------------------------------------------------------------------------
+
+
+def prepare_tokenizer(settings: Settings, folder: Path, show: Show) -> GPT4Tokenizer:
+    """The run's own tokenizer: there already, given by the recipe, or learned from the data now."""
+    from malmoi.tokens.tokenizer import GPT4Tokenizer
+
+    recipe = settings.recipe
+    if (folder / TOKENIZER / "tokenizer.json").is_file():
+        return GPT4Tokenizer.from_pretrained(folder / TOKENIZER)
+    given = recipe.tokenizer or recipe.start_from
+    if given is not None:
+        tokenizer = GPT4Tokenizer.from_pretrained(model_folder(given))
+    else:
+        from malmoi.tokens.vocabulary import learn
+
+        show(Stage("tokenizer", f"learning {settings.vocab_size:,} tokens"))
+        sample = itertools.chain.from_iterable(_sample(source) for source in recipe.data.sources)
+        tokenizer = learn(
+            document_texts(sample), settings.vocab_size, sample_bytes=SAMPLE_BYTES, seed=settings.train.seed
+        )
+    tokenizer.save_pretrained(folder / TOKENIZER)
+    return tokenizer
+
+
+def prepare_tokens(settings: Settings, folder: Path, tokenizer: GPT4Tokenizer, show: Show) -> TokenFile:
+    """The token file of the run, and of the validation files where the recipe names some."""
+    from malmoi.data.shards import build
+    from malmoi.data.tokenfile import TokenFile
+
+    data = settings.recipe.data
+    _check_sources(data)
+
+    def one(place: Path, sources: tuple[SourceConfig, ...], held_out: float) -> TokenFile:
+        if (place / "manifest.json").is_file():
+            return TokenFile.open(place, tokenizer=tokenizer)
+
+        def progress(documents: int, tokens: int, size: int) -> None:
+            show(Stage("tokens", f"{place.name}: {documents:,} documents, {tokens:,} tokens, {size / 1e6:,.1f} MB"))
+
+        documents = itertools.chain.from_iterable(_read(source, settings.train.seed) for source in sources)
+        return build(documents, tokenizer, place, held_out=held_out, progress=progress)
+
+    if data.validation:
+        one(folder / VALIDATION, data.validation, 0.0)
+    return one(folder / TOKENS, data.sources, 0.0 if data.validation else data.held_out)
+
+
+def build_model(settings: Settings, tokenizer: GPT4Tokenizer) -> GPT4LMHeadModel:
+    """A new model, its weights drawn from the run's seed; or the one to start from."""
+    from malmoi.model.gpt import GPT4LMHeadModel
+
+    recipe = settings.recipe
+    if recipe.start_from is not None:
+        model = GPT4LMHeadModel.from_pretrained(model_folder(recipe.start_from))
+        if len(tokenizer) > model.config.vocab_size:
+            raise MalmoiError(
+                f"{recipe.start_from}: has a vocabulary of {model.config.vocab_size}, but the tokenizer has "
+                f"{len(tokenizer)} tokens. Leave out `tokenizer` to use the model's own."
+            )
+        return model
+    config = _model_config(recipe, recipe.size, len(tokenizer), settings.train)
+    special = {
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+    }
+    model = GPT4LMHeadModel(config.replace(**special))
+    model.initialize(settings.train.seed)
+    return model
+
+
+def build_batches(settings: Settings, tokens: TokenFile, folder: Path) -> tuple[Any, Any]:
+    """Training batches by the recipe's mixture, and held-out batches (None where nothing is held out)."""
+    from malmoi.data.batches import Batches, held_out_batches
+    from malmoi.data.mixture import Mixture
+    from malmoi.data.tokenfile import TokenFile
+
+    data, train = settings.recipe.data, settings.train
+    shape = (train.sequence_length, train.per_device_train_batch_size)
+    mixed = any(source.weight is not None or source.epochs is not None for source in data.sources)
+    batches = Batches(Mixture.from_config(tokens, data) if mixed else tokens.train, *shape, seed=train.seed)
+    measured = TokenFile.open(folder / VALIDATION).view() if data.validation else tokens.held_out
+    if len(measured) == 0:
+        return batches, None
+    return batches, held_out_batches(measured, *shape, max_tokens=train.eval_tokens)
+
+
+def write_recipe(settings: Settings, model: GPT4LMHeadModel, folder: Path) -> None:
+    """`recipe.yaml`, written when everything before training has worked."""
+    from malmoi.train.record import write_atomically
+
+    own = {key: value for key, value in model.config.model_dump(mode="json").items() if key != "vocab_size"}
+    from_folder = settings.recipe.start_from is not None
+    filled = settings.recipe if from_folder else settings.recipe.replace(model=own)
+    write_atomically(folder / RECIPE, filled.to_yaml())
+
+
+def save_model(model: GPT4LMHeadModel, tokenizer: GPT4Tokenizer, settings: Settings, folder: Path, show: Show) -> Path:
+    """The model folder, with the settings that it was trained by."""
+    from malmoi.formats import huggingface
+    from malmoi.train.record import CONFIG, write_atomically
+
+    place = folder / MODEL
+    show(Stage("save", f"writing {place}"))
+    own = model.generation_config.model_dump()
+    model.generation_config = GenerationConfig(**{**own, **settings.recipe.generation})
+    huggingface.save(model, place, tokenizer=tokenizer)
+    trained_by = folder / CONFIG if (folder / CONFIG).is_file() else folder / RECIPE
+    write_atomically(place / RECIPE, trained_by.read_text(encoding="utf-8"))
+    return place
+
+
+# ---- reading --------------------------------------------------------------------------------------------------------
+
+
+def _read(source: SourceConfig, seed: int) -> Iterator[Document]:
+    from malmoi.data.corpus import read
+
+    return read(source, seed=seed)
+
+
+def _sample(source: SourceConfig) -> Iterator[Document]:
+    """The documents that a tokenizer is learned from: all files, some of the endless village."""
+    from malmoi.data.corpus import VILLAGE, read
+
+    paths = (source.path,) if isinstance(source.path, str) else source.path
+    endless = any(path.partition(":")[0] == VILLAGE for path in paths)
+    return read(source, max_documents=VILLAGE_SAMPLE if endless else None)
+
+
+def _check_sources(data: DataConfig) -> None:
+    """Standard input can be read once, but a tokenizer and a token file both want to read it."""
+    for source in data.sources:
+        paths = (source.path,) if isinstance(source.path, str) else source.path
+        if "-" in paths:
+            raise MalmoiError(
+                "Training reads its text twice (for the tokenizer and for the tokens), and standard input can be read "
+                "only once. Write it into a file first."
+            )
