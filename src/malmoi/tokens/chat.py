@@ -53,6 +53,8 @@ def checked(messages: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """
     if isinstance(messages, (str, Mapping)) or not isinstance(messages, Sequence):
         raise MalmoiError(f"A conversation is a list of messages, but this is {type(messages).__name__}.")
+    if not messages:
+        raise MalmoiError("The conversation is empty: it needs at least one message.")
     return [_checked(index, message) for index, message in enumerate(messages)]
 
 

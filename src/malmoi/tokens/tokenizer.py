@@ -254,15 +254,16 @@ class GPT4Tokenizer:
                 rows = [self._truncate(row, limit) for row in rows]
         else:
             limit = 0
-        target = max((len(row) for row in rows), default=0)
-        if padding == "max_length":
-            target = max(target, limit) if not truncation else limit
+        target = limit if padding == "max_length" else max((len(row) for row in rows), default=0)
         masks = [[1] * len(row) for row in rows]
         if padding not in (False, "do_not_pad"):
             rows, masks = self._pad(rows, target), self._pad(masks, target, 0)
         if return_tensors is not None:
             if len({len(row) for row in rows}) > 1:
-                raise MalmoiError("These texts have different lengths in tokens; a tensor of them needs padding=True.")
+                raise MalmoiError(
+                    "These texts have different lengths in tokens; a tensor of them needs padding=True "
+                    "(or padding='max_length' with truncation=True)."
+                )
             return BatchEncoding(input_ids=_tensor(rows, return_tensors), attention_mask=_tensor(masks, return_tensors))
         if single:
             return BatchEncoding(input_ids=rows[0], attention_mask=masks[0])
