@@ -71,7 +71,7 @@ def render(
         raise MalmoiError(f"The chat template is not valid Jinja (line {error.lineno}): {error.message}.") from None
     except jinja2.TemplateError as error:
         raise MalmoiError(f"The chat template refuses this conversation: {error}") from None
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError) as error:
         raise MalmoiError(f"The chat template fails on this conversation: {type(error).__name__}: {error}") from None
 
 

@@ -1,0 +1,251 @@
+"""Tokenizers from elsewhere: GPT-2's kind, Llama 2's kind, what their folders leave out. All are made here."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from malmoi import GPT4Tokenizer, MalmoiError
+from malmoi.tokens.foreign import byte_alphabet
+
+transformers = pytest.importorskip("transformers")
+
+SENTENCES = [
+    "Hello, world!",
+    " two  spaces",
+    "옛날에 고양이가",
+    "été\n\n",
+    "👨‍👩‍👧",
+    "",
+    "</s> <|endoftext|> <unk>",
+    "a\x00b",
+]
+
+
+def save(folder, tokenizer, tokenizer_config=None, **others):
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    for name, content in {"tokenizer_config": tokenizer_config, **others}.items():
+        if content is not None:
+            (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+def gpt2_kind(texts):
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=340, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens(["<|endoftext|>"])  # GPT-2's own comes last, too
+    return tokenizer
+
+
+def llama_kind(texts, whole=True):
+    """SentencePiece's habits: U+2581 for spaces, one before the text, bytes as <0x..> tokens, <s> first."""
+    special = ["<unk>", "<s>", "</s>"]
+    tokens = [*special, *(f"<0x{byte:02X}>" for byte in range(256))]
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    trainer = trainers.BpeTrainer(vocab_size=420, special_tokens=tokens, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    description = json.loads(tokenizer.to_str())
+    description["added_tokens"] = [token for token in description["added_tokens"] if token["content"] in special]
+    vocab = description["model"]["vocab"]
+    if not whole:  # a converted vocabulary in which merges lead to </s>
+        for piece in ("<", "/", "s", ">", "</", "s>"):
+            vocab.setdefault(piece, len(vocab))
+        description["model"]["merges"] += [["<", "/"], ["s", ">"], ["</", "s>"]]
+    tokenizer = Tokenizer.from_str(json.dumps(description))
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A", "<s> $A <s> $B", [("<s>", 1)])
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def gpt2(texts, tmp_path_factory):
+    model = {"model_type": "gpt2", "bos_token_id": 340, "eos_token_id": 340}
+    config = {"model_max_length": 1024}  # all that GPT-2's own says
+    return save(tmp_path_factory.mktemp("gpt2"), gpt2_kind(texts), config, config=model)
+
+
+@pytest.fixture(scope="module")
+def llama(texts, tmp_path_factory):
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": {"content": "<s>", "__type": "AddedToken"},
+        "eos_token": {"content": "</s>", "__type": "AddedToken"},
+        "unk_token": "<unk>",
+        "padding_side": "right",
+    }
+    return save(tmp_path_factory.mktemp("llama"), llama_kind(texts), config)
+
+
+def plain(text):
+    return not any(token in text for token in ("<s>", "</s>", "<unk>", "<|endoftext|>"))
+
+
+def test_gpt_2(gpt2, texts):
+    ours, theirs = GPT4Tokenizer.from_pretrained(gpt2), transformers.AutoTokenizer.from_pretrained(gpt2)
+    assert ours.eos_token_id == 340
+    assert ours.pad_token_id is None
+    assert len(ours) == 341
+    for text in [*texts, *SENTENCES]:
+        assert ours.decode(ours.encode(text)) == text
+        assert 340 not in ours.encode(text)
+        if plain(text):
+            assert ours.encode(text) == theirs.encode(text)
+            assert theirs.decode(ours.encode(text)) == text
+    assert ours(["a", "a b c"], padding=True).attention_mask[0][0] == 0  # padded with eos where there is no pad
+    assert ours("고양이는 " * 2000, truncation=True).input_ids == ours.encode("고양이는 " * 2000)[:1024]
+
+
+def test_llama_2(llama, texts):
+    ours, theirs = GPT4Tokenizer.from_pretrained(llama), transformers.AutoTokenizer.from_pretrained(llama)
+    assert (ours.bos_token_id, ours.eos_token_id, ours.pad_token_id) == (1, 2, None)
+    assert ours.padding_side == "right"
+    for text in [*texts, *SENTENCES]:
+        ids = ours.encode(text)
+        assert ids[0] == 1
+        assert ours.encode(text, add_special_tokens=False) == ids[1:]
+        assert not {0, 1, 2} & set(ids[1:])
+        assert ours.decode(ids, skip_special_tokens=True) == text
+        stream = ours.stream(skip_special_tokens=True)
+        assert "".join(map(stream.push, ids)) + stream.finish() == text
+        if plain(text):
+            assert ids == theirs.encode(text)
+            assert theirs.decode(ids, skip_special_tokens=True) == text
+    assert ours.token_bytes(ours.convert_tokens_to_ids("<0x0A>")) == b"\n"
+    assert ours.token_bytes(ours.convert_tokens_to_ids("▁")) == b" "
+    assert ours.token_bytes(2) == b"</s>"
+
+
+@settings(deadline=None)
+@given(text=st.lists(st.sampled_from(["</s>", "<s>", "<", "/", "s", ">", " ", "s>", "</", "<unk>"])).map("".join))
+def test_merges_that_lead_to_a_control_token_are_taken_away(texts, tmp_path_factory, text):
+    folder = tmp_path_factory.getbasetemp() / "risky"
+    if not folder.is_dir():
+        tokenizer = llama_kind(texts, whole=False)
+        tokenizer.encode_special_tokens = True
+        assert 2 in tokenizer.encode("a</s>").ids  # as it came, plain text reaches </s>
+        save(folder, tokenizer, {"eos_token": "</s>"})
+    ours = GPT4Tokenizer.from_pretrained(folder)
+    ids = ours.encode(text, add_special_tokens=False)
+    assert not {0, 1, 2} & set(ids)
+    assert ours.decode(ids) == text
+
+
+def test_whole_word_look_up_of_a_control_token_is_refused(texts, tmp_path):
+    description = json.loads(gpt2_kind(texts).to_str())
+    description["model"]["ignore_merges"] = True
+    description["model"]["vocab"]["<|endoftext|>"] = 340
+    folder = save(tmp_path, Tokenizer.from_str(json.dumps(description)), {"eos_token": "<|endoftext|>"})
+    with pytest.raises(MalmoiError, match="ignore_merges"):
+        GPT4Tokenizer.from_pretrained(folder)
+
+
+def test_llama_3_kind_keeps_its_whole_words(texts, tmp_path):
+    description = json.loads(gpt2_kind(texts).to_str())
+    description["model"]["ignore_merges"] = True
+    folder = save(tmp_path, Tokenizer.from_str(json.dumps(description)), {"eos_token": "<|endoftext|>"})
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    assert GPT4Tokenizer.from_pretrained(folder).encode_batch(texts) == theirs(texts)["input_ids"]
+
+
+def test_ordinary_added_tokens_stay_ordinary(texts, tmp_path):
+    tokenizer = gpt2_kind(texts)
+    tokenizer.add_tokens([AddedToken("<think>", special=False, normalized=False)])
+    ours = GPT4Tokenizer.from_pretrained(save(tmp_path, tokenizer, {"eos_token": "<|endoftext|>"}))
+    assert ours.encode("<think>") == [341]
+    assert "<think>" not in ours.special_tokens
+    assert ours.decode([341], skip_special_tokens=True) == "<think>"
+
+
+def test_saved_truncation_and_padding_do_not_follow(texts, tmp_path):
+    tokenizer = gpt2_kind(texts)
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=50)
+    ours = GPT4Tokenizer.from_pretrained(save(tmp_path, tokenizer, {"eos_token": "<|endoftext|>"}))
+    assert ours.decode(ours.encode("Hello, world!")) == "Hello, world!"
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"tokenizer_config": {"eos_token": "<|endoftext|>"}},
+        {"tokenizer_config": {"eos_token": {"content": "<|endoftext|>", "lstrip": False}}},
+        {"special_tokens_map": {"eos_token": "<|endoftext|>"}},
+        {"tokenizer_config": {}, "special_tokens_map": {"eos_token": {"content": "<|endoftext|>"}}},
+        {"config": {"eos_token_id": 340}},
+        {"config": {"eos_token_id": [340, 3]}},
+        {"tokenizer_config": {"eos_token": None}},
+        {},
+    ],
+)
+def test_the_end_of_text_is_found_wherever_a_folder_names_it(texts, tmp_path, others):
+    ours = GPT4Tokenizer.from_pretrained(save(tmp_path, gpt2_kind(texts), **others))
+    assert ours.eos_token_id == 340
+
+
+def test_no_end_of_text_anywhere(texts, tmp_path):
+    description = json.loads(gpt2_kind(texts).to_str())
+    description["added_tokens"] = []
+    save(tmp_path, Tokenizer.from_str(json.dumps(description)))
+    with pytest.raises(MalmoiError, match=r"tokenizer_config\.json: there is no such file.*eos_token"):
+        GPT4Tokenizer.from_pretrained(tmp_path)
+    save(tmp_path, Tokenizer.from_str(json.dumps(description)), {})
+    with pytest.raises(MalmoiError, match="names no eos_token"):
+        GPT4Tokenizer.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("role", ["eos_token", "pad_token", "bos_token"])
+@pytest.mark.parametrize("value", ["<nowhere>", 3, {"content": 3}])
+def test_a_named_token_that_is_not_there(texts, tmp_path, role, value):
+    save(tmp_path, gpt2_kind(texts), {"eos_token": "<|endoftext|>", role: value})
+    with pytest.raises(MalmoiError, match=f"{role} is .*tokenizer.json has no such token"):
+        GPT4Tokenizer.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("model", [models.WordPiece({"[UNK]": 0}, unk_token="[UNK]"), models.Unigram([("a", 0.0)])])
+def test_other_kinds_of_model_are_refused_by_name(tmp_path, model):
+    save(tmp_path, Tokenizer(model), {"eos_token": "a"})
+    with pytest.raises(MalmoiError, match=f"holds a {type(model).__name__} model"):
+        GPT4Tokenizer.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": {"type": "BPE", "vocab": {}}},
+        {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a"]]}},
+        {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "b"]]}},
+        {"model": {"type": "BPE", "vocab": {"a": -1}, "merges": []}},
+        {"model": {"type": "BPE", "vocab": [], "merges": 7}},
+        {"added_tokens": 3},
+        {"added_tokens": [{"id": 0}]},
+        {"added_tokens": ["x"]},
+        {"decoder": {"type": "Nonsense"}},
+        {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated", "invert": False}},
+        {"model": {"type": ["BPE"]}},
+    ],
+)
+def test_json_that_is_no_tokenizer(texts, tmp_path, change):
+    save(tmp_path, gpt2_kind(texts), {"eos_token": "<|endoftext|>"})
+    description = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**description, **change}), encoding="utf-8")
+    with pytest.raises(MalmoiError, match=r"tokenizer\.json: "):
+        GPT4Tokenizer.from_pretrained(tmp_path)
+
+
+def test_the_byte_alphabet_is_the_librarys():
+    alphabet = byte_alphabet()
+    assert set(alphabet) == set(pre_tokenizers.ByteLevel.alphabet())
+    assert sorted(alphabet.values()) == list(range(256))
+    spelt = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str("é한👋")[0][0]
+    assert bytes(alphabet[character] for character in spelt) == "é한👋".encode()
