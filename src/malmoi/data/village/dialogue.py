@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from malmoi.data.village import arithmetic, questions, translation
+from malmoi.data.village import arithmetic, hangul, questions, translation
 from malmoi.data.village.held_out import is_held_out
 from malmoi.data.village.meaning import Fact
 from malmoi.data.village.people import NAMES, VILLAGERS
@@ -41,8 +41,7 @@ def _name(draw: Draw, language: str) -> Turn:
     name = draw.pick(NAMES)
     if language == "ko":
         known = VILLAGERS[name].ko
-        copula = "이에요" if (ord(known[-1]) - 0xAC00) % 28 else "예요"
-        return f"저는 {known}{copula}.", f"안녕하세요, {known} 님! 만나서 반가워요."
+        return f"저는 {hangul.copula(known)}.", f"안녕하세요, {known} 님! 만나서 반가워요."
     if language == "en":
         return f"I am {name}.", f"Hello, {name}! Nice to meet you."
     return f"Je m'appelle {name}.", f"Bonjour, {name} ! Enchanté de vous rencontrer."
@@ -77,8 +76,10 @@ def turn(draw: Draw, language: str, skill: str) -> Turn:
         return _fact(draw, language)
     if skill == "translation":
         return _translation(draw, language)
-    made = arithmetic if skill == "arithmetic" else None
-    request, answer = made.example(draw, language) if made else questions.example(draw, skill, language)
+    if skill == "arithmetic":
+        request, answer = arithmetic.example(draw, language)
+    else:
+        request, answer = questions.example(draw, skill, language)
     return request[:-1], answer
 
 
@@ -89,13 +90,13 @@ def messages(draw: Draw, language: str) -> tuple[dict[str, str], ...]:
     if draw.chance(0.4):
         turns.append(draw.pick(HELLO[language]))
     last = [draw.pick(THANKS[language])] if count > 1 and draw.chance(0.25) else []
-    long = False
-    while len(turns) + len(last) < max(count, 1 + len(last)):
+    skills = [draw.pick(SCORED)] if draw.held_out else []  # in the held-out split one answer is about a held-out pair
+    while len(turns) + len(skills) + len(last) < max(count, 1 + len(last)):
         skill = draw.pick(SKILLS)
-        if skill == "question1" and long:
-            continue
-        long = long or skill == "question1"
-        turns.append(turn(draw, language, skill))
+        if skill == "question1" and "question1" in skills:
+            continue  # one story is enough for a short context
+        skills.append(skill)
+    turns += [turn(draw, language, skill) for skill in skills]
     return conversation([*turns, *last])
 
 

@@ -1,7 +1,7 @@
 """Short chains of happenings whose state is known: where everybody is, who has what, what follows from what.
 
-An `Episode` only grows through its methods, which keep the books: the lines that were told and the state after them. Stories
-are made of episodes; questions are asked about them, and their answers are read from the books.
+An `Episode` only grows through its methods, which keep the books: the lines that were told and the state after them.
+Stories are made of episodes; questions are asked about them, and their answers are read from the books.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The held-out split: combinations that training never sees, though it sees every word of them.
 
-A model that has learned the *parts* (who, does, what, where) must put them together anew; one that has only learned sentences
-by heart cannot. About a tenth of all pairs of each kind are kept aside by a keyed hash of the pair, so that the split depends on
-nothing else: not on the seed, the task, the language or the version of Python.
+A model that has learned the *parts* (who, does, what, where) can put them together anew; one that has only learned
+sentences by heart cannot. About a tenth of all pairs of each kind are kept aside by a keyed hash of the pair, so that
+the split depends on nothing else: not on the seed, the task, the language or the version of Python.
 
 Kinds of pairs: (verb, object), (agent, place), (adjective, noun), (feeling, agent), and operands of sums.
 """

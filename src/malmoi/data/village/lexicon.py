@@ -1,6 +1,7 @@
+# ruff: noqa: E501 (a table's line is as long as its concept)
 """The Village's words: one line a concept, three languages side by side. Data, no grammar.
 
-A table is a text whose cells are parted by `|`; the first row of each line is the concept's key (its English word). What a
+A table is a text whose cells are parted by `|`; the first cell of a line is the concept's key (its English word). What a
 rule can make (regular plurals, articles, particles) is not written down; what it cannot (irregular plurals, genders,
 counters) is. An empty cell means "by the rule".
 """
@@ -39,7 +40,7 @@ _NOUNS = """
 apple    | food fruit thing       | 사과   | 개   |          | pomme     | f |
 peach    | food fruit thing       | 복숭아 | 개   | peaches  | pêche     | f |
 orange   | food fruit thing       | 오렌지 | 개   |          | orange    | f |
-egg      | food thing make        | 달걀   | 개   |          | œuf       | m |
+egg      | food thing             | 달걀   | 개   |          | œuf       | m |
 carrot   | food fruit thing       | 당근   | 개   |          | carotte   | f |
 tomato   | food fruit thing       | 토마토 | 개   | tomatoes | tomate    | f |
 cake     | food make thing        | 케이크 | 개   |          | gâteau    | m | gâteaux
@@ -68,7 +69,7 @@ box      | thing object open      | 상자   | 개   | boxes    | boîte     | f
 basket   | thing object make      | 바구니 | 개   |          | panier    | m |
 umbrella | thing object open      | 우산   | 개   |          | parapluie | m |
 key      | thing object           | 열쇠   | 개   |          | clé       | f |
-lamp     | thing object           | 등     | 개   |          | lampe     | f |
+lamp     | thing object           | 램프   | 개   |          | lampe     | f |
 cup      | thing object dish      | 컵     | 개   |          | tasse     | f |
 pencil   | thing object           | 연필   | 자루 |          | crayon    | m |
 bicycle  | thing object           | 자전거 | 대   |          | vélo      | m |
@@ -164,7 +165,7 @@ PLACES: dict[str, Place] = _places()
 
 @dataclass(frozen=True, slots=True)
 class Adjective:
-    """A quality: `kinds` of nouns that can have it; Korean before the noun, Korean stem (with how it bends) as predicate."""
+    """A quality: the `kinds` of nouns that can have it; Korean before the noun, and the stem of the predicate."""
 
     key: str
     kinds: tuple[str, ...]
@@ -294,9 +295,12 @@ autumn | 가을 | En automne
 winter | 겨울 | En hiver
 """
 
-NUMBERS_KO = "영 한 두 세 네 다섯 여섯 일곱 여덟 아홉 열 열한 열두".split()
-NUMBERS_EN = "zero one two three four five six seven eight nine ten eleven twelve".split()
-NUMBERS_FR = "zéro un deux trois quatre cinq six sept huit neuf dix onze douze".split()
+_NUMBERS = """
+영 | 한 | 두 | 세 | 네 | 다섯 | 여섯 | 일곱 | 여덟 | 아홉 | 열 | 열한 | 열두
+zero | one | two | three | four | five | six | seven | eight | nine | ten | eleven | twelve
+zéro | un | deux | trois | quatre | cinq | six | sept | huit | neuf | dix | onze | douze
+"""
+NUMBERS_KO, NUMBERS_EN, NUMBERS_FR = rows(_NUMBERS)  # before a counter: 사과 두 개
 
 
 def _times() -> dict[str, Time]:

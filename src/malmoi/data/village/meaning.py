@@ -1,8 +1,8 @@
 """What a sentence means, apart from any language: the records that the three grammars render.
 
-One meaning has exactly one sentence in each language, and no two meanings share a sentence, so a translation is a function
-and can be scored by exact match. Where a language would lose something (Korean has no articles) the Village's way of
-speaking keeps it: `사과 한 개` is `an apple`, `그 사과` is `the apple`.
+One meaning has exactly one sentence in each language, and no two meanings share a sentence, so a translation is a
+function and can be scored by exact match. Where a language would lose something (Korean has no articles) the Village's
+way of speaking keeps it: `사과 한 개` is `an apple`, `그 사과` is `the apple`.
 
 The records are frozen and hashable; grammars remember the phrases that they made from them.
 """

@@ -2,7 +2,7 @@
 
     one     Who bought a hat?                     (somebody did, and the story says so)
     two     Where is the hat?                     Mina bought it + Mina went to the park
-    three   Where is the hat?                     Jun gave it to Mina's little brother + that is Leo + Leo went to the park
+    three   Where is the hat?                     Jun gave it to Mina's brother + that is Leo + Leo went to the park
             How many hats does Mina have?         bought five + got two + sold one
 
 Answers are whole sentences. A question is only asked where the story gives it one answer.
@@ -10,10 +10,12 @@ Answers are whole sentences. A question is only asked where the story gives it o
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 from malmoi.data.village.episodes import Episode
 from malmoi.data.village.held_out import has_held_out
 from malmoi.data.village.lexicon import KINDS
-from malmoi.data.village.meaning import Event, Fact, Meaning, Person, State, Thing, Weather
+from malmoi.data.village.meaning import Cause, Event, Fact, Meaning, Person, Sequence, State, Thing, Weather
 from malmoi.data.village.people import SIBLINGS
 from malmoi.data.village.scenes import Draw
 from malmoi.data.village.translation import GRAMMARS
@@ -37,10 +39,28 @@ def _retold(event: Event) -> Event:
 def one_fact(lines: list[Meaning]) -> list[Asked]:
     """Every question that exactly one line of the story answers."""
     found: dict[tuple[object, ...], list[Asked]] = {}
-    for line in lines:
+    for line in _simple(lines):
         for asked, same in _parts(line):
             found.setdefault(same, []).append(asked)
-    return [answers[0] for answers in found.values() if len(answers) == 1]
+    unique = [answers[0] for answers in found.values() if len(answers) == 1]
+    return [(line, part) for line, part in unique if part != "place" or not _is_motion(line) or line.verb == "go"]
+
+
+def _simple(lines: list[Meaning]) -> list[Meaning]:
+    """The lines with sentences of two clauses taken apart."""
+    found: list[Meaning] = []
+    for line in lines:
+        if isinstance(line, Sequence):
+            found += [line.first, line.second]
+        elif isinstance(line, Cause):
+            found += [line.state, line.event]
+        else:
+            found.append(line)
+    return found
+
+
+def _is_motion(line: Meaning) -> TypeGuard[Event]:
+    return isinstance(line, Event) and line.verb in ("go", "come", "run", "return", "leave")
 
 
 def _parts(line: Meaning) -> list[tuple[Asked, tuple[object, ...]]]:
@@ -51,16 +71,15 @@ def _parts(line: Meaning) -> list[tuple[Asked, tuple[object, ...]]]:
         return [((line, "quality"), ("quality", line.subject))]
     if not isinstance(line, Event) or line.verb == "exist":
         return []
-    event, verb = _retold(line), line.verb
+    event, verb = _retold(line), "move" if _is_motion(line) else line.verb
     what = event.object.noun if isinstance(event.object, Thing) else event.object
     parts: list[tuple[Asked, tuple[object, ...]]] = [((event, "agent"), ("agent", verb, what, event.place))]
     if what is not None:
         parts.append(((event, "object"), ("object", verb, event.agent)))
     if event.recipient is not None:
         parts.append(((event, "recipient"), ("recipient", verb, event.agent, what)))
-    if event.place and verb not in ("leave", "run"):
-        motion = verb in ("go", "come")
-        parts.append(((event, "place"), ("place", "move" if motion else verb, event.agent, what)))
+    if event.place:
+        parts.append(((event, "place"), ("place", verb, event.agent, what)))
     if isinstance(event.object, Thing) and event.object.number > 1:
         parts.append(((event, "number"), ("number", verb, event.agent, what)))
     return parts

@@ -1,7 +1,7 @@
 """Drawing meanings: what may happen in the village, at random but sensibly.
 
-`Draw` wraps one document's generator and knows the split: a training document accepts no held-out combination, a held-out one
-is left to ask for at least one. Everything that is drawn goes through `Draw.fits`.
+`Draw` wraps one document's generator and knows the split: a training document accepts no held-out combination, a
+held-out one may ask for one.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from malmoi.data.village.people import FAMILIES, KIN, NAMES, RELATIONS, ROLES, S
 from malmoi.data.village.verbs import BY_PATTERN, VERBS
 
 T = TypeVar("T")
+MeaningT = TypeVar("MeaningT", Event, State, Weather, Chain, Cause, Fact, Meaning)
 TENSES = {"p": "past", "n": "now", "h": "habit", "f": "future"}
 TIMES_OF = {tense: tuple(k for k, time in TIMES.items() if time.tense == tense) for tense in TENSES.values()}
 _PATTERNS = ("to", "toward", "from", "leave", "act", "do", "move", "put", "give", "social", "be", "have", "exist")
@@ -64,14 +65,14 @@ class Draw:
             pool[i], pool[j] = pool[j], pool[i]
         return pool[:count]
 
-    def fits(self, make: Callable[[Draw], T | None], required: bool = False) -> T:
-        """Draw until the meaning belongs to this split: in training nothing held out, else (if `required`) something."""
+    def fits(self, make: Callable[[Draw], MeaningT | None], required: bool = False) -> MeaningT:
+        """Draw until the meaning belongs to the split: nothing held out in training, else (if `required`) something."""
         for _ in range(10_000):
             meaning = make(self)
             if meaning is None:
                 continue
-            held = has_held_out(meaning)  # type: ignore[arg-type]
-            if held == required if self.held_out and required else self.held_out or not held:
+            held = has_held_out(meaning)
+            if (held or not required) if self.held_out else not held:
                 return meaning
         raise RuntimeError(f"nothing fits the split: {make}")
 
@@ -97,11 +98,15 @@ def agent(draw: Draw, animals: bool = False) -> Person | Thing:
     return Person(draw.pick(NAMES))
 
 
+def _child(who: Person | Thing | None) -> str:
+    """The name of an agent that is one child, else the empty string."""
+    return who.name if isinstance(who, Person) and who.name in VILLAGERS and not (who.relation or who.other) else ""
+
+
 def _somebody_else(draw: Draw, who: Person | Thing) -> Person:
     """A person who is not the agent, nor the agent by another name."""
-    child = isinstance(who, Person) and who.name in VILLAGERS and not who.relation and not who.other
-    if child and draw.chance(0.25):
-        return kin_person(draw, who.name, own=True)
+    if _child(who) and draw.chance(0.25):
+        return kin_person(draw, _child(who), own=True)
     taken = (who.name, who.other) if isinstance(who, Person) else ()
     name = draw.pick(NAMES)
     while name in taken or (isinstance(who, Person) and who.relation and VILLAGERS[name].family == _family(who)):
@@ -127,12 +132,9 @@ def thing(draw: Draw, noun: str, who: Person | Thing | None = None) -> Thing:
     roll = draw.random()
     if data.mass:
         return Thing(noun, 1, roll < 0.25, adjective)
-    child = isinstance(who, Person) and who.name in VILLAGERS and not who.relation and not who.other
-    if "object" in data.kinds and child and roll < 0.18:
-        if roll < 0.1:
-            return Thing(noun, 1, False, adjective, "self")
-        other = draw.pick(NAMES)
-        return Thing(noun, 1, False, adjective, "self" if other == who.name else other)
+    if "object" in data.kinds and roll < 0.18 and _child(who):
+        owner = draw.pick(NAMES)
+        return Thing(noun, 1, False, adjective, "self" if roll < 0.1 or owner == _child(who) else owner)
     if roll < 0.42:
         return Thing(noun, 1, True, adjective)
     if roll < 0.65:

@@ -1,7 +1,7 @@
 """The Village's tasks: documents to learn from, examples to be examined on.
 
-Document i is a pure function of (seed, split, i), so several processes can make disjoint ranges of one corpus. Its task and
-language follow from the mixture's weights; `WEIGHTS` is the default.
+Document i is a pure function of (seed, split, i), so several processes can make disjoint ranges of one corpus. Its task
+and language follow from the mixture's weights; `WEIGHTS` is the default.
 """
 
 from __future__ import annotations

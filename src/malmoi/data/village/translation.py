@@ -8,7 +8,7 @@ from malmoi.data.village.scenes import Draw, meaning
 GRAMMARS = {"ko": korean, "en": english, "fr": french}
 DIRECTIONS = ("ko-en", "en-ko", "ko-fr", "fr-ko", "en-fr", "fr-en")
 
-# Direction -> phrasings; the text to translate follows. Most are in the language of the text, one in that of the reader.
+# Direction -> phrasings, before the text. Two are in the language of the text, one in the language of the reader.
 INSTRUCTIONS: dict[str, tuple[str, ...]] = {
     "en-fr": ("Translate this text to French: ", "Say this in French: ", "Traduis ce texte en français : "),
     "en-ko": ("Translate this text to Korean: ", "Say this in Korean: ", "다음 문장을 한국어로 옮기세요: "),

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (a table's line is as long as its concept)
 """The Village's actions: verb frames, each with its pattern and its forms in three languages. Data, no grammar.
 
 A pattern says which roles a verb has and how they are marked:

@@ -7,7 +7,17 @@ from typing import Any
 
 from malmoi.data.village.dialogue import KNOWN_FACTS
 from malmoi.data.village.held_out import SHARE
-from malmoi.data.village.lexicon import ADJECTIVES, FEELINGS, NOUNS, PLACES, TIMES, WEATHER
+from malmoi.data.village.lexicon import (
+    ADJECTIVES,
+    FEELINGS,
+    NOUNS,
+    NUMBERS_EN,
+    NUMBERS_FR,
+    NUMBERS_KO,
+    PLACES,
+    TIMES,
+    WEATHER,
+)
 from malmoi.data.village.meaning import Fact
 from malmoi.data.village.people import FAMILIES, RELATIONS, ROLES, VILLAGERS
 from malmoi.data.village.translation import GRAMMARS
@@ -52,6 +62,10 @@ def facts() -> list[KnownFact]:
 def describe() -> dict[str, Any]:
     """The world's tables by name: plain dictionaries, fit for JSON."""
     tables = {name: {key: _plain(asdict(entry)) for key, entry in table.items()} for name, table in _TABLES.items()}
+    tables["numbers"] = {
+        str(number): {"ko": ko, "en": en, "fr": fr}
+        for number, (ko, en, fr) in enumerate(zip(NUMBERS_KO, NUMBERS_EN, NUMBERS_FR, strict=True))
+    }
     concepts = sum(len(table) for name, table in tables.items() if name != "families")
     return {"concepts": concepts, "held_out_share": 1 / SHARE, "facts": len(KNOWN_FACTS), **tables}
 
