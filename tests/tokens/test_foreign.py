@@ -249,3 +249,24 @@ def test_the_byte_alphabet_is_the_librarys():
     assert sorted(alphabet.values()) == list(range(256))
     spelt = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str("é한👋")[0][0]
     assert bytes(alphabet[character] for character in spelt) == "é한👋".encode()
+
+
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [
+        ("{{ 1 }}", "{{ 1 }}"),
+        ([{"name": "tool_use", "template": "a"}, {"name": "default", "template": "b"}], "b"),
+        ([{"name": "tool_use", "template": "a"}], None),
+        (None, None),
+    ],
+)
+def test_a_chat_template_inside_the_settings_moves_to_its_file(texts, tmp_path, written, found):
+    save(tmp_path / "a", gpt2_kind(texts), {"eos_token": "<|endoftext|>", "chat_template": written, "mine": [1]})
+    ours = GPT4Tokenizer.from_pretrained(tmp_path / "a")
+    assert ours.chat_template == found
+    ours.save_pretrained(tmp_path / "b")
+    again = GPT4Tokenizer.from_pretrained(tmp_path / "b")
+    assert again.chat_template == found
+    settings_file = json.loads((tmp_path / "b" / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert "chat_template" not in settings_file
+    assert settings_file["mine"] == [1]

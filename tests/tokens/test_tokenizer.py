@@ -244,7 +244,13 @@ def test_calling_wrongly_says_what_to_do(tokenizer, arguments, says):
 
 @pytest.mark.parametrize(
     ("bad", "says"),
-    [(["ok", 3], "Text 1 is int"), (["a\ud800"], "U\\+D800.*character 1"), ([None], "Text 0 is NoneType")],
+    [
+        (["ok", 3], "Text 1 is int"),
+        (["a\ud800"], "U\\+D800.*character 1"),
+        ([None], "Text 0 is NoneType"),
+        ([("a", "b")], "Text 0 is tuple"),
+        ([b"a"], "Text 0 is bytes"),
+    ],
 )
 def test_what_is_not_text_is_named(tokenizer, bad, says):
     with pytest.raises(MalmoiError, match=says):

@@ -34,6 +34,9 @@ def load(folder: Path) -> tuple[Tokenizer, dict[str, Any], str | None]:
     tokenizer = _build(path, description)
     settings = _settings(folder, tokenizer)
     template = settings.pop("chat_template", None)
+    if isinstance(template, list):  # several, by name
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = named.get("default")
     if (folder / "chat_template.jinja").is_file():
         template = files.read_text(folder / "chat_template.jinja")
     return tokenizer, settings, template if isinstance(template, str) else None

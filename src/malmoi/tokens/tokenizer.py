@@ -217,11 +217,12 @@ class GPT4Tokenizer:
     def encode_batch(self, texts: Iterable[str], add_special_tokens: bool = True) -> list[list[int]]:
         """The ids of many texts, in one call that the library spreads over the processor's cores."""
         texts = list(texts)
+        if not all(isinstance(text, str) for text in texts):  # the library would take a pair of texts for one text
+            _require_texts(texts)
         try:
             encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
         except TypeError:
-            for index, text in enumerate(texts):
-                _require_text(text, index)
+            _require_texts(texts)
             raise
         return [encoding.ids for encoding in encodings]
 
@@ -340,17 +341,18 @@ class GPT4Tokenizer:
         return ids if return_tensors is None else _tensor([ids], return_tensors)
 
 
-def _require_text(text: object, index: int) -> None:
-    """Say why the library refused a text: it is no text, or it holds half of a UTF-16 pair."""
-    if not isinstance(text, str):
-        raise MalmoiError(f"Text {index} is {type(text).__name__}, not a text: {text!r:.80}")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise MalmoiError(
-            f"Text {index} holds a lone surrogate (U+{ord(text[error.start]):04X}) at character {error.start}: "
-            f"half of a character, which UTF-8 cannot write. Repair or replace it where the text comes from."
-        ) from None
+def _require_texts(texts: Sequence[object]) -> None:
+    """Say which of `texts` cannot be encoded and why: it is no text, or it holds half of a UTF-16 pair."""
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise MalmoiError(f"Text {index} is {type(text).__name__}, not a text: {text!r:.80}")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise MalmoiError(
+                f"Text {index} holds a lone surrogate (U+{ord(text[error.start]):04X}) at character {error.start}: "
+                f"half of a character, which UTF-8 cannot write. Repair or replace it where the text comes from."
+            ) from None
 
 
 def _tensor(rows: list[list[int]], kind: str) -> Any:
