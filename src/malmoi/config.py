@@ -11,6 +11,7 @@ this file and is read by `explain`, the command line's help, the page and the do
 
 from __future__ import annotations
 
+import contextvars
 import difflib
 import functools
 import types
@@ -19,17 +20,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 
 class MalmoiError(ValueError):
     """A mistake that a person can mend: what was wrong, where, and what to do. The command line prints only this."""
 
 
+_building: contextvars.ContextVar[bool] = contextvars.ContextVar("building", default=False)
 ConfigT = TypeVar("ConfigT", bound="Config")
-_DERIVED: Any = (
-    None  # the default of a field that is filled in from others, so that it is never None in a finished record
-)
+_DERIVED: Any = None  # the default of a field that is filled in from others: never None in a finished record
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -44,22 +44,31 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     def __init__(self, **values: Any) -> None:
-        cls = type(self)
-        unknown = [key for key in values if key not in cls.model_fields]
-        if unknown:
-            key = unknown[0]
-            raise MalmoiError(
-                f"{cls.__name__} has no field '{key}'.{nearest(key, cls.model_fields)} "
-                f"Known fields: {', '.join(cls.model_fields)}."
-            )
+        outermost = not _building.get()  # a record inside another one leaves the words to the outer
+        token = _building.set(True)
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise MalmoiError(f"{cls.__name__}: {_readable(error)}") from None
+            if outermost:
+                raise MalmoiError(_readable(type(self), error)) from None
+            raise
+        finally:
+            _building.reset(token)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _a_truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and bool not in _branches(cls.model_fields[str(info.field_name)].annotation):
+            raise ValueError("true or false is not a number")
+        return value
 
     def replace(self: ConfigT, **changes: Any) -> ConfigT:
-        """The same record with some fields changed, validated again."""
-        return type(self)(**{**self.model_dump(), **changes})
+        """The same record with some fields changed, validated again; what follows from a changed field follows anew."""
+        return type(self)(**{**self._said(), **changes})
+
+    def _said(self) -> dict[str, Any]:
+        """The fields whose values do not follow from other fields."""
+        return self.model_dump()
 
     @classmethod
     def from_yaml(cls: type[ConfigT], path: str | Path) -> ConfigT:
@@ -89,15 +98,59 @@ class Config(BaseModel):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _readable(error: ValidationError) -> str:
-    """Pydantic's findings as sentences: field, what was given, what is allowed."""
-    lines = []
+def _readable(cls: type[Config], error: ValidationError) -> str:
+    """Pydantic's findings as one sentence for each mistake: where, what was given, what is allowed."""
+    sentences: dict[str, str] = {}
     for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"])
-        message = item["msg"].removeprefix("Value error, ")
-        given = f" (given: {item['input']!r:.80})" if where and item["type"] != "missing" else ""
-        lines.append(f"{where}: {message}{given}" if where else message)
-    return "; ".join(lines)
+        where, owner, allowed = _locate(cls, item["loc"])
+        cause = item.get("ctx", {}).get("error")
+        if item["type"] == "extra_forbidden":
+            key, place = str(item["loc"][-1]), where or cls.__name__
+            sentences[f"{where}.{key}"] = (
+                f"{place} has no field '{key}'.{nearest(key, owner.model_fields)} "
+                f"Known fields: {', '.join(owner.model_fields)}."
+            )
+        elif isinstance(cause, MalmoiError):
+            sentences[where] = f"{where}: {cause}" if where else str(cause)
+        elif item["type"] == "missing":
+            sentences[where] = f"{where} is missing; it must be {allowed}."
+        elif item["input"] is not None or "nothing" in allowed or len(error.errors()) == 1:
+            # (a field that waits for others which are wrong themselves is None here, and not the mistake)
+            sentences[where] = f"{where} must be {allowed}, not {item['input']!r:.60}."
+    mistakes = [
+        sentence
+        for where, sentence in sentences.items()
+        if not any(other.startswith((f"{where}.", f"{where}[")) for other in sentences)  # said more exactly elsewhere
+    ]
+    text = " ".join(mistakes) or str(error)
+    return text if text.startswith(cls.__name__) else f"{cls.__name__}: {text}"
+
+
+def _locate(cls: type[Config], path: tuple[int | str, ...]) -> tuple[str, type[Config], str]:
+    """Where pydantic's path points, in a person's spelling; the record that holds it; what may stand there."""
+    words, owner, allowed = "", cls, ""
+    annotation: Any = cls
+    for part in path:
+        if isinstance(part, int):
+            elements = [kind for kind in _branches(annotation) if typing.get_origin(kind) is tuple]
+            annotation = typing.get_args(elements[0])[0] if elements else annotation
+            words, allowed = f"{words}[{part}]", _type_words(annotation)
+            continue
+        records = [kind for kind in _branches(annotation) if isinstance(kind, type) and issubclass(kind, Config)]
+        if not records:
+            continue  # pydantic's name for a branch of a union
+        owner = records[0]
+        if part in owner.model_fields:
+            info = owner.model_fields[part]
+            words, allowed = f"{words}.{part}" if words else part, _allowed(info)
+            annotation = info.annotation
+    return words, owner, allowed
+
+
+def _branches(annotation: Any) -> tuple[Any, ...]:
+    """The types that a union allows; any other type alone."""
+    is_union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
+    return typing.get_args(annotation) if is_union else (annotation,)
 
 
 class RopeParameters(Config):
@@ -154,12 +207,15 @@ class ModelConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, values: dict[str, Any]) -> dict[str, Any]:
-        def get(key: str) -> Any:
-            value = values.get(key)
-            return cls.model_fields[key].default if value is None else value
+        def whole(key: str) -> int:
+            value = cls.model_fields[key].default if values.get(key) is None else values[key]
+            try:
+                return 0 if isinstance(value, bool) else int(value)
+            except (TypeError, ValueError, OverflowError):
+                return 0
 
-        hidden, heads, layers = get("hidden_size"), get("num_attention_heads"), get("num_hidden_layers")
-        if not all(isinstance(number, int) and number > 0 for number in (hidden, heads, layers)):
+        hidden, heads, layers = whole("hidden_size"), whole("num_attention_heads"), whole("num_hidden_layers")
+        if min(hidden, heads, layers) < 1:
             return values  # the fields' own checks will say so
         filled = {key: value for key, value in values.items() if value is not None}
         if "head_dim" not in filled and hidden % heads:
@@ -167,13 +223,17 @@ class ModelConfig(Config):
                 f"hidden_size={hidden} does not divide into num_attention_heads={heads} heads. Choose a multiple, "
                 f"such as {max(hidden // heads, 1) * heads}, or set head_dim."
             )
-        gated = get("feed_forward") == "gated"
-        filled.setdefault("num_key_value_heads", heads)
-        filled.setdefault("head_dim", hidden // heads)
-        filled.setdefault("intermediate_size", -(-hidden * 8 // 3 // 32) * 32 if gated else 4 * hidden)
+        gated = filled.get("feed_forward", "gated") == "gated"
+        for key, value in _following(hidden, heads, min(layers, 10_000), gated).items():
+            filled.setdefault(key, value)
         filled.setdefault("moe_intermediate_size", filled["intermediate_size"])
-        filled.setdefault("layer_types", ("full_attention",) * min(layers, 10_000))
         return filled
+
+    def _said(self) -> dict[str, Any]:
+        gated = self.feed_forward == "gated"
+        following = _following(self.hidden_size, self.num_attention_heads, self.num_hidden_layers, gated)
+        following["moe_intermediate_size"] = self.intermediate_size
+        return {key: value for key, value in self.model_dump().items() if following.get(key) != value}
 
     @model_validator(mode="after")
     def _numbers_fit(self) -> ModelConfig:
@@ -209,6 +269,16 @@ class ModelConfig(Config):
                 token is None or token < self.vocab_size, f"{name}={token} is outside vocab_size={self.vocab_size}."
             )
         return self
+
+
+def _following(hidden: int, heads: int, layers: int, gated: bool) -> dict[str, Any]:
+    """Sizes that nobody gave. A gated network of two thirds of 4 x hidden weighs as much as a plain one of 4 x."""
+    return {
+        "num_key_value_heads": heads,
+        "head_dim": hidden // heads,
+        "intermediate_size": -(-hidden * 8 // 3 // 32) * 32 if gated else 4 * hidden,
+        "layer_types": ("full_attention",) * layers,
+    }
 
 
 class TrainConfig(Config):
@@ -346,12 +416,13 @@ def explain(name: str, language: str = "en") -> list[dict[str, str]]:
 
 
 def _allowed(info: Any) -> str:
-    """The type and bounds of a field in a person's words: `number, >= 0, <= 100`."""
+    """The type and bounds of a field in a person's words: `a number, >= 0, <= 100`."""
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "min_length": "at least this many:"}
     bounds = [
-        f"{sign} {getattr(rule, attribute)}"
+        f"{sign} {bound:,}" if isinstance(bound, int) else f"{sign} {bound}"
         for rule in info.metadata
-        for attribute, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
-        if getattr(rule, attribute, None) is not None
+        for attribute, sign in signs.items()
+        if (bound := getattr(rule, attribute, None)) is not None
     ]
     return ", ".join([_type_words(info.annotation), *bounds])
 
@@ -359,10 +430,14 @@ def _allowed(info: Any) -> str:
 def _type_words(annotation: Any) -> str:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Literal:
-        return " | ".join(repr(argument) for argument in arguments)
+        return " or ".join(repr(argument) for argument in arguments)
     if origin in (types.UnionType, typing.Union):
         return " or ".join(_type_words(argument) for argument in arguments)
     if origin is tuple:
-        return f"list of ({_type_words(arguments[0])})"
-    names = {int: "whole number", float: "number", bool: "true or false", str: "text", type(None): "nothing"}
+        return f"a list of ({_type_words(arguments[0])})"
+    if origin is dict:
+        return "a record of settings"
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        return f"a record of {', '.join(annotation.model_fields)}"
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "nothing"}
     return names.get(annotation, getattr(annotation, "__name__", str(annotation)))

@@ -268,7 +268,7 @@ def to_tensors(family: Family, state: Mapping[str, torch.Tensor], layers: int) -
     theirs: dict[str, torch.Tensor] = {}
     for name, ours, transposed in _renamed(family, layers):
         if all(part in state for part in ours):
-            whole = torch.cat([state[part] for part in ours]) if len(ours) > 1 else state[ours[0]]
+            whole = torch.cat([state[part] for part in ours])
             theirs[name] = whole.t() if transposed else whole
     return theirs
 
