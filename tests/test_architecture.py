@@ -47,7 +47,7 @@ EXCEPTIONS = {
 }
 
 WITHOUT_TORCH = ("config", "randomness", "layers", "presets", "plan", "cli")
-ONLY_AT_HOME = {"typer": "cli", "rich": "cli"}  # libraries that belong to one room
+ONLY_AT_HOME = {"typer": "cli", "rich": "cli", "click": "cli"}  # libraries that belong to one room
 BANNED_NAMES = {"utils", "util", "common", "helpers", "helper", "misc"}
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 450, 70
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +38,7 @@ def _run(arguments: list[str]) -> int:
 
     from malmoi.cli.verbs import program
 
-    usage_error = typer.BadParameter.__mro__[1]  # click's or typer's own, according to typer's version
+    usage_error: Any = typer.BadParameter.__mro__[1]  # click's or typer's own, according to typer's version
     try:
         result = program().main(args=arguments, prog_name="malmoi", standalone_mode=False)
         sys.stdout.flush()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,9 +14,11 @@ from malmoi.config import DataConfig, MalmoiError, Recipe, SourceConfig
 
 if TYPE_CHECKING:
     from malmoi.data.corpus import Document
+    from malmoi.data.village import Example
 
 app = typer.Typer(rich_markup_mode="rich", no_args_is_help=True, help="See what is in your files; make the token file.")
 
+SAMPLE_SHOWN = 600  # characters
 Paths = Annotated[list[str], typer.Argument(help="A recipe (.yaml), or files, folders, globs, -, village.")]
 Field = Annotated[str | None, typer.Option(help=setting("SourceConfig", "field"))]
 Template = Annotated[str | None, typer.Option(help=setting("SourceConfig", "template"))]
@@ -105,7 +107,7 @@ def show(
     screen.print(table(headings, rows))
     for number, text in enumerate(found["samples"], start=1):
         screen.print(f"[dim]--- sample {number}[/dim]")
-        screen.print(text, markup=False, soft_wrap=True)
+        screen.print(text if len(text) <= SAMPLE_SHOWN else f"{text[:SAMPLE_SHOWN]} ...", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -113,7 +115,7 @@ def village(
     n: Annotated[int, typer.Option("--n", "-n", min=1, help="How many documents.")] = 5,
     seed: Annotated[int, typer.Option(help="Another seed, other documents.")] = 0,
     task: Annotated[str | None, typer.Option(help="Only examples of one task, with their answers.")] = None,
-    lang: Annotated[str | None, typer.Option(help="With --task: ko, en or fr.")] = None,
+    lang: Annotated[str | None, typer.Option(help="With --task: ko, en, fr; for translation en-ko, fr-en ...")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Print documents of the Village, the embedded world that the quickstart trains on.
@@ -122,7 +124,7 @@ def village(
 
     \b
     malmoi data village --n 3
-    malmoi data village --task translation --lang ko --n 5
+    malmoi data village --task translation --lang en-ko --n 5
     """
     from malmoi.data import village as world
 
@@ -135,17 +137,18 @@ def village(
             console().print(f"[dim]--- {number}[/dim]")
             print(readable(document))
         return
-    _known("task", task, world.TASKS)
-    if lang is not None:
-        _known("language", lang, world.LANGUAGES)
-    languages = [lang] if lang else list(world.LANGUAGES)
+    languages = [lang] if lang else world.labels(task) if task in world.TASKS else ["en"]
     examples = [example for name in languages for example in world.examples(task, name, n, seed=seed)]
     if as_json:
-        print_json([{"task": e.task, "language": e.language, "prompt": e.prompt, "answer": e.answer} for e in examples])
+        print_json([_example_record(example) for example in examples])
         return
     for example in examples:
         console().print(f"[dim]--- {example.task}, {example.language}[/dim]")
-        print(f"{example.prompt}{example.answer}")
+        for message in example.messages or ():
+            print(f"{message['role']}: {message['content']}")
+        if example.messages is None:
+            print(example.prompt, end="")
+        print(example.answer)
 
 
 def data_config(paths: list[str], field: str | None, template: str | None, held_out: float = 0.02) -> DataConfig:
@@ -217,11 +220,14 @@ def _document_record(document: Document) -> dict[str, Any]:
     return {"text": document.text, "messages": document.messages, "source": document.source, "id": document.id}
 
 
-def _known(what: str, word: str, known: Iterable[str]) -> None:
-    from malmoi.config import nearest
-
-    if word not in known:
-        raise MalmoiError(f"The Village has no {what} '{word}'.{nearest(word, known)} Known: {', '.join(known)}.")
+def _example_record(example: Example) -> dict[str, Any]:
+    return {
+        "task": example.task,
+        "language": example.language,
+        "prompt": example.prompt,
+        "messages": example.messages,
+        "answer": example.answer,
+    }
 
 
 def _optional(number: int | None) -> str:

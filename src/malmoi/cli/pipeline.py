@@ -16,9 +16,12 @@ A mistake found before training begins (a missing file, a misspelt setting) leav
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import itertools
+import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +32,7 @@ from malmoi.config import DataConfig, GenerationConfig, MalmoiError, ModelConfig
 
 if TYPE_CHECKING:
     from malmoi.data.corpus import Document
-    from malmoi.data.tokenfile import TokenFile, View
+    from malmoi.data.tokenfile import TokenFile
     from malmoi.model.gpt import GPT4LMHeadModel
     from malmoi.tokens.tokenizer import GPT4Tokenizer
     from malmoi.train.loop import Step
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 TOKENIZER, TOKENS, VALIDATION = "tokenizer", "tokens", "validation"
 DEFAULT_SIZE = "nano"
 SAMPLE_BYTES = 32 << 20  # of text that a tokenizer is learned from
+VILLAGE_PART = 4_000  # documents that a process makes at a time
 VILLAGE_SAMPLE = 6_000  # of its documents: the village says the same things in new ways, and its vocabulary is small
 
 
@@ -71,6 +75,15 @@ class Settings:
 
 
 Show = Callable[["Stage | Step"], None]
+
+# Of a size's settings, those that are left to follow anew where a recipe changes the one before the colon.
+FOLLOWERS = {
+    "hidden_size": ("head_dim", "intermediate_size", "moe_intermediate_size"),
+    "num_attention_heads": ("head_dim", "num_key_value_heads"),
+    "num_hidden_layers": ("layer_types",),
+    "feed_forward": ("intermediate_size", "moe_intermediate_size"),
+    "intermediate_size": ("moe_intermediate_size",),
+}
 
 
 def run(recipe: Recipe, folder: str | Path, *, resume: bool = False, show: Show = lambda _: None) -> Result:
@@ -144,21 +157,11 @@ def _model_config(recipe: Recipe, size: str | None, vocab_size: int, train: Trai
     from malmoi import presets
 
     fields = dict(recipe.model)
-    base: dict[str, Any] = {}
-    if size is not None:
-        base = presets.size(size, vocab_size).model_dump()
-        if set(fields) & {"hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "feed_forward"}:
-            # What followed from the size's own width follows from the new one.
-            for name in (
-                "head_dim",
-                "intermediate_size",
-                "moe_intermediate_size",
-                "layer_types",
-                "num_key_value_heads",
-            ):
-                base.pop(name)
-        if "intermediate_size" in fields:
-            base.pop("moe_intermediate_size", None)
+    base = presets.size(size, vocab_size).model_dump() if size is not None else {}
+    for name, followers in FOLLOWERS.items():
+        if name in fields:  # what followed from the size's own value follows from the new one
+            for follower in followers:
+                base.pop(follower, None)
     config = ModelConfig(**{**base, "vocab_size": vocab_size, **fields})
     if train.sequence_length > config.max_position_embeddings:
         if "max_position_embeddings" in fields:
@@ -221,6 +224,12 @@ def prepare_tokens(settings: Settings, folder: Path, tokenizer: GPT4Tokenizer, s
         def progress(documents: int, tokens: int, size: int) -> None:
             show(Stage("tokens", f"{place.name}: {documents:,} documents, {tokens:,} tokens, {size / 1e6:,.1f} MB"))
 
+        parts = village_parts(sources, settings.train.seed)
+        if parts:  # made up, not read: every processor can make its own part
+            workers = min(os.cpu_count() or 1, len(parts))
+            return build(
+                parts, tokenizer, place, held_out=held_out, progress=progress, workers=workers if workers > 1 else 0
+            )
         documents = itertools.chain.from_iterable(_read(source, settings.train.seed) for source in sources)
         return build(documents, tokenizer, place, held_out=held_out, progress=progress)
 
@@ -295,6 +304,30 @@ def save_model(model: GPT4LMHeadModel, tokenizer: GPT4Tokenizer, settings: Setti
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
+
+
+def village_parts(sources: Sequence[SourceConfig], seed: int) -> list[Callable[[], Iterator[Document]]]:
+    """The village in parts that several processes can make; none where anything else is read as well."""
+    from malmoi.data.corpus import VILLAGE, VILLAGE_DOCUMENTS
+
+    parts: list[Callable[[], Iterator[Document]]] = []
+    for source in sources:
+        name, _, number = (source.path if isinstance(source.path, str) else " ".join(source.path)).partition(":")
+        if name != VILLAGE or not (number or "0").isdecimal():
+            return []
+        total = int(number) if number else VILLAGE_DOCUMENTS
+        for start in range(0, total, VILLAGE_PART):
+            parts.append(functools.partial(_village_part, source, seed, start, min(start + VILLAGE_PART, total)))
+    return parts
+
+
+def _village_part(source: SourceConfig, seed: int, start: int, stop: int) -> Iterator[Document]:
+    from malmoi.data import village
+    from malmoi.data.corpus import source_name
+
+    name = source_name(source)
+    for document in village.documents(seed, start=start, stop=stop):
+        yield dataclasses.replace(document, source=name, license=source.license or document.license)
 
 
 def _read(source: SourceConfig, seed: int) -> Iterator[Document]:

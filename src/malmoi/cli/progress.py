@@ -78,8 +78,9 @@ class Screen:
             self._show_bar(step)
         else:
             self._show_line(step)
-        if step.message:
-            self.console.print(step.message, markup=False)
+        for line in filter(None, step.message.splitlines()):
+            if "saved" not in step.events or "checkpoint-" not in line or "interrupted" in step.events:
+                self.console.print(line, markup=False)  # each single checkpoint is no news
 
     def _show_bar(self, step: Step) -> None:
         if self._bar is None:

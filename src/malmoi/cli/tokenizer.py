@@ -22,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode="rich", no_args_is_help=True, help="Learn a vocabulary, measure it, look at its tokens."
 )
 
-REPORT_DOCUMENTS = 3000  # of the village, where no texts are given
+REPORT_DOCUMENTS = 1500  # of the village, where no texts are given
 COLOURS = ("black on bright_yellow", "black on bright_cyan", "black on bright_green", "black on bright_magenta")
 
 
@@ -78,8 +78,8 @@ def report(
     from malmoi.tokens.vocabulary import report as measure
 
     tokenizer = open_tokenizer(folder)
-    texts = _by_language(paths or [f"village:{REPORT_DOCUMENTS}"], field, template)
-    english = texts.get("en") or _by_language([f"village:{REPORT_DOCUMENTS}"], None, None)["en"]
+    texts = _by_language(paths, field, template) if paths else _village_by_language()
+    english = texts.get("en") or _village_by_language()["en"]
     found = measure(tokenizer, texts, english_only_texts=english)
     if as_json:
         print_json(found.as_dict())
@@ -193,4 +193,15 @@ def _by_language(paths: list[str], field: str | None, template: str | None) -> d
         named = bool(sign) and name.isalpha() and not Path(path).exists()
         for text in document_texts(_read([rest if named else path], field, template)):
             groups.setdefault(name if named else guess_language(text), []).append(text)
+    return groups
+
+
+def _village_by_language() -> dict[str, Any]:
+    """Stories and questions of the village, which are in one language each."""
+    from malmoi.data import village
+
+    weights = {"story": 1.0, "question1": 1.0, "dialogue": 1.0}
+    groups: dict[str, Any] = {language: [] for language in village.LANGUAGES}
+    for document in village.documents(stop=REPORT_DOCUMENTS, weights=weights):
+        groups[document.id.rpartition("/")[2]] += document_texts(iter([document]))
     return groups

@@ -103,6 +103,7 @@ def _recipe(
             "What shall the model learn from? Give a recipe (malmoi train recipes/village.yaml) or files "
             "(malmoi train --data books/ --size nano --minutes 3)."
         )
+    values: dict[str, Any]
     if path is not None:
         if path.suffix not in (".yaml", ".yml"):
             raise MalmoiError(
