@@ -405,14 +405,25 @@ def explain(name: str, language: str = "en") -> list[dict[str, str]]:
         if name in cls.model_fields:
             info = cls.model_fields[name]
             words = texts()[cls.__name__][name][language]
-            default = "required" if info.is_required() else str(info.get_default(call_default_factory=True))
             entries.append(
-                {"record": cls.__name__, "field": name, "allowed": _allowed(info), "default": default, **words}
+                {"record": cls.__name__, "field": name, "allowed": _allowed(info), "default": _default(info), **words}
             )
     if not entries:
         known = sorted({field for cls in CONFIGS for field in cls.model_fields})
         raise MalmoiError(f"There is no setting '{name}'.{nearest(name, known)} All settings: {', '.join(known)}.")
     return entries
+
+
+def _default(info: Any) -> str:
+    """What a field holds when nobody sets it, in a person's words."""
+    if info.is_required():
+        return "required"
+    value = info.get_default(call_default_factory=True)
+    if value is None:
+        return "nothing" if type(None) in _branches(info.annotation) else "follows from other settings"
+    if isinstance(value, Config):
+        return ", ".join(f"{key}: {held}" for key, held in value.model_dump().items())
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _allowed(info: Any) -> str:
