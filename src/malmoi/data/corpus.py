@@ -13,8 +13,9 @@ Everything streams: neither a file of 50 GB nor a folder of a million files is e
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,7 +28,6 @@ TARGET_CHARACTERS = 4_000  # of a document cut from plain text: some pages of a 
 VILLAGE = "village"
 VILLAGE_DOCUMENTS = 50_000  # of the endless village, where nobody says how many
 _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
-_KNOWN_ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +98,31 @@ def source_name(source: SourceConfig) -> str:
     first = source.path if isinstance(source.path, str) else source.path[0]
     if first == STANDARD_INPUT:
         return "stdin"
+    if first.partition(":")[0] == VILLAGE:
+        return VILLAGE
     last = Path(first).parts[-2:] or (first,)
     stem = last[-1].split(".")[0] or last[-1]
     name = stem if len(last) < 2 or last[0] in ("/", ".", "..", "**") else f"{last[0]}/{stem}"
     return name if isinstance(source.path, str) or len(source.path) == 1 else f"{name}+{len(source.path) - 1}"
+
+
+def village_parts(
+    count: int, seed: int = 0, split: str = "train", each: int = 8192
+) -> list[Callable[[], Iterable[Document]]]:
+    """The first `count` documents of the village as functions that give `each` of them: parts for `shards.build`.
+
+    The village is made, not read, and making it costs more than tokenising it; so the workers share the making.
+    """
+    from malmoi.data import village
+
+    return [
+        functools.partial(_listed, village.documents, seed, split, start, min(start + each, count))
+        for start in range(0, count, each)
+    ]
+
+
+def _listed(function: Callable[..., Iterable[Document]], *arguments: Any) -> list[Document]:
+    return list(function(*arguments))
 
 
 def _village(path: str, seed: int, bounded: bool) -> Iterator[Document]:
@@ -248,6 +269,8 @@ def _conversation(turns: Sequence[Any], where: str) -> tuple[Mapping[str, Any], 
     user and assistant alternate. Two speakers with names of their own ("agent_1", "agent_2") become user and
     assistant in the order in which they appear.
     """
+    from malmoi.tokens.chat import ROLES
+
     messages: list[Mapping[str, Any]] = []
     speakers: dict[str, str] = {}
     for index, turn in enumerate(turns):
@@ -257,17 +280,18 @@ def _conversation(turns: Sequence[Any], where: str) -> tuple[Mapping[str, Any], 
             raise MalmoiError(f"{where}: turn {index + 1} holds {type(turn).__name__}, not a text or a record.")
         role = next((turn[key] for key in ("role", "from", "speaker") if key in turn), None)
         content = next((turn[key] for key in ("content", "value", "text") if key in turn), None)
-        if not isinstance(role, str) or not isinstance(content, str):
+        if not isinstance(role, str) or not isinstance(content, (str, list)):
             raise MalmoiError(
                 f"{where}: turn {index + 1} needs 'role' and 'content' (texts). It has: {', '.join(map(str, turn))}."
             )
         role = _ROLES.get(role.lower(), role)
-        if role not in _KNOWN_ROLES:
+        if role not in ROLES:
             if role not in speakers and len(speakers) == 2:
                 raise MalmoiError(
-                    f"{where}: turn {index + 1} has a third speaker, '{role}'. Roles: {', '.join(_KNOWN_ROLES)}."
+                    f"{where}: turn {index + 1} has a third speaker, '{role}'. Roles: {', '.join(ROLES)}."
                 )
             role = speakers.setdefault(role, ("user", "assistant")[min(len(speakers), 1)])
-        _check_surrogates(content, where)
+        if isinstance(content, str):
+            _check_surrogates(content, where)
         messages.append({"role": role, "content": content})
     return tuple(messages)

@@ -270,11 +270,14 @@ def _encode(batch: list[Document], tokenizer: Any) -> tuple[list[Sequence[int]],
             continue
         from malmoi.tokens import chat
 
-        rendered, mask = chat.render(tokenizer, document.messages)
+        try:
+            rendered, mask = chat.render(tokenizer, document.messages)
+        except MalmoiError as error:
+            raise MalmoiError(f"Document {document.id or document.source or '?'}: {error}") from None
         rendered, mask = list(rendered), [int(bool(bit)) for bit in mask]
         if not rendered or rendered[-1] != end_of_text:
             rendered.append(end_of_text)
-            mask.append(1)
+            mask.append(mask[-1] if mask else 0)  # learned where the last word was the model's own
         ids.append(rendered)
         masks.append(mask)
     return ids, masks

@@ -24,6 +24,8 @@ MANIFEST = "manifest.json"
 FORMAT, VERSION = "malmoi-tokens", 1
 DOCUMENT = np.dtype([("end", "<i8"), ("hash", "<u8"), ("bytes", "<i8"), ("source", "<u4")])  # packed: 28 bytes
 
+_NUMBERS = ("vocab_size", "eos_token_id", "max_id", "documents", "tokens", "bytes", "held_out", "held_out_seed")
+
 Split = Literal["train", "held_out", "all"]
 
 
@@ -82,7 +84,7 @@ class TokenFile:
         folder = Path(folder)
         manifest = _read_manifest(folder)
         try:
-            token_type = np.dtype(manifest["dtype"]).newbyteorder("<")
+            token_type = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}[manifest["dtype"]]
             shards = [_open_shard(folder, entry, token_type) for entry in manifest["shards"]]
             ((name, facts),) = manifest["token_bytes"].items()
             ruler = _map(folder, name, facts, np.dtype("<u2"))
@@ -281,6 +283,11 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             f"{path}: is of version {manifest.get('version')}, but this Malmoi reads version {VERSION}. "
             f"Build the token file again."
         )
+    for key in _NUMBERS:
+        if not isinstance(manifest.get(key), (int, float)):
+            raise MalmoiError(f"{path}: is damaged ('{key}' is not a number). Build the token file again.")
+    if not isinstance(manifest.get("tokenizer_sha256"), str):
+        raise MalmoiError(f"{path}: is damaged ('tokenizer_sha256' is missing). Build the token file again.")
     return manifest
 
 
