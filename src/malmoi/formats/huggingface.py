@@ -21,8 +21,8 @@ from safetensors import SafetensorError
 
 from malmoi.config import GenerationConfig, MalmoiError, ModelConfig, nearest
 from malmoi.formats import families, hub, weights
+from malmoi.formats.atomic import carry, recover, replaced
 from malmoi.formats.card import card, may_replace
-from malmoi.formats.folder import carry, recover, replaced
 from malmoi.layers import count_parameters
 from malmoi.model.gpt import GPT4LMHeadModel
 
