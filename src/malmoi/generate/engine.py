@@ -93,21 +93,20 @@ def generate(
     traces: list[list[TokenTrace]] = [[] for _ in range(rows)]
     reasons: list[Finish] = ["length"] * rows
     ends = frozenset(eos_ids)
-    while flight.alive:
-        for row, token, why in flight.step():
-            tokens = written[row]
-            tokens.append(token)
-            if why is not None:
-                traces[row].append(why)
-            if token in ends:
-                reasons[row] = "eos"
-            elif texts is not None and texts[row].push(token):
-                reasons[row] = "stop"
-            elif len(tokens) < limits[row]:
-                continue
-            elif texts is not None and texts[row].finish():
-                reasons[row] = "stop"
-            flight.end(row)
+    for row, token, why in _steps(flight):
+        tokens = written[row]
+        tokens.append(token)
+        if why is not None:
+            traces[row].append(why)
+        if token in ends:
+            reasons[row] = "eos"
+        elif texts is not None and texts[row].push(token):
+            reasons[row] = "stop"
+        elif len(tokens) < limits[row]:
+            continue
+        elif texts is not None and texts[row].finish():
+            reasons[row] = "stop"
+        flight.end(row)
     return Generated(
         sequences=_sequences(prompts, written, config, eos_ids),
         new_tokens=written,
@@ -137,6 +136,19 @@ def stream(
         )
     flight = InFlight(model, prompts, config, eos_ids=eos_ids, alternatives=_alternatives(trace), vocabulary=tokenizer)
     return _stream(flight, _Text(tokenizer, config.stop_strings), new_tokens(config, prompts.lengths[0]))
+
+
+def _steps(flight: InFlight) -> Iterator[tuple[int, int, TokenTrace | None]]:
+    """All tokens of all rows, until each row is ended. A model in training is put to evaluation meanwhile."""
+    training = flight.model.training
+    if training:
+        flight.model.eval()
+    try:
+        while flight.alive:
+            yield from flight.step()
+    finally:
+        if training:
+            flight.model.train()
 
 
 def _stream(flight: InFlight, text: _Text, limit: int) -> Iterator[Token]:
