@@ -50,6 +50,8 @@ def _run(arguments: list[str]) -> int:
         return _say("Stopped.", 130)
     except typer.Exit as leave:
         return leave.exit_code
+    except SystemExit as leave:  # typer and rich, when the reader of a pipe has left
+        return leave.code if isinstance(leave.code, int) else 0
     return result if isinstance(result, int) else 0
 
 

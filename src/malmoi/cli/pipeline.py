@@ -95,7 +95,7 @@ def run(recipe: Recipe, folder: str | Path, *, resume: bool = False, show: Show 
     folder = Path(folder)
     settings = resolve(recipe)
     check_folder(folder, resume)
-    is_new = not folder.exists()
+    is_new = not resume
     try:
         tokenizer = prepare_tokenizer(settings, folder, show)
         tokens = prepare_tokens(settings, folder, tokenizer, show)
@@ -135,6 +135,7 @@ def resolve(recipe: Recipe) -> Settings:
     """Everything that follows from a recipe, checked before a single file is read."""
     from malmoi import presets
 
+    _check_sources(recipe.data)
     size = recipe.size or (None if recipe.model or recipe.start_from else DEFAULT_SIZE)
     asked = recipe.model_fields_set
     vocab_size = recipe.vocab_size
@@ -215,7 +216,6 @@ def prepare_tokens(settings: Settings, folder: Path, tokenizer: GPT4Tokenizer, s
     from malmoi.data.tokenfile import TokenFile
 
     data = settings.recipe.data
-    _check_sources(data)
 
     def one(place: Path, sources: tuple[SourceConfig, ...], held_out: float) -> TokenFile:
         if (place / "manifest.json").is_file():
@@ -347,7 +347,7 @@ def _sample(source: SourceConfig) -> Iterator[Document]:
 
 def _check_sources(data: DataConfig) -> None:
     """Standard input can be read once, but a tokenizer and a token file both want to read it."""
-    for source in data.sources:
+    for source in (*data.sources, *data.validation):
         paths = (source.path,) if isinstance(source.path, str) else source.path
         if "-" in paths:
             raise MalmoiError(

@@ -49,6 +49,12 @@ def quickstart(
     Makes the corpus of the Village (stories, translation, questions, arithmetic and dialogues in Korean, English and
     French), learns a tokenizer from it, trains a small GPT for a few minutes, and examines it on combinations that it
     never saw. Ctrl-C saves; the same command goes on.
+
+    [bold]Examples[/bold]
+
+    \b
+    malmoi quickstart
+    malmoi quickstart --minutes 10 --size micro --out runs/longer
     """
     from malmoi.cli.pipeline import run
     from malmoi.cli.progress import Screen
