@@ -33,7 +33,7 @@ THANKS: dict[str, tuple[Turn, ...]] = {
     "en": (("Thank you!", "You are welcome!"), ("Goodbye!", "Goodbye! See you soon!")),
     "fr": (("Merci !", "Je vous en prie !"), ("Au revoir !", "Au revoir ! À bientôt !")),
 }
-SKILLS = ("fact", "fact", "translation", "translation", "question1", "arithmetic", "name")
+SKILLS = ("fact", "fact", "fact", "translation", "question1", "arithmetic", "arithmetic", "name")
 
 
 def _name(draw: Draw, language: str) -> Turn:
@@ -64,7 +64,7 @@ def _fact(draw: Draw, language: str) -> Turn:
 def _translation(draw: Draw, language: str) -> Turn:
     """A request by a speaker of `language`: from it or, with an instruction in it, from another."""
     direction = draw.pick([d for d in DIRECTIONS if d.startswith(language)])
-    request, answer = translation.example(draw, direction)
+    request, answer = translation.example(draw, direction, alone=True)
     return request[:-1], answer
 
 
@@ -85,18 +85,18 @@ def turn(draw: Draw, language: str, skill: str) -> Turn:
 
 def messages(draw: Draw, language: str) -> tuple[dict[str, str], ...]:
     """A conversation of one to four exchanges."""
-    count = draw.pick((1, 2, 2, 3, 3, 4))
+    count = draw.pick((1, 2, 3, 3, 4, 4))
     turns: list[Turn] = []
     if draw.chance(0.4):
         turns.append(draw.pick(HELLO[language]))
     last = [draw.pick(THANKS[language])] if count > 1 and draw.chance(0.25) else []
-    skills = [draw.pick(SCORED)] if draw.held_out else []  # in the held-out split one answer is about a held-out pair
+    skills = [draw.pick(RICH)]  # makes the conversation unlike every other, and in the held-out split an unseen one
     while len(turns) + len(skills) + len(last) < max(count, 1 + len(last)):
         skill = draw.pick(SKILLS)
         if skill == "question1" and "question1" in skills:
             continue  # one story is enough for a short context
         skills.append(skill)
-    turns += [turn(draw, language, skill) for skill in skills]
+    turns += [turn(draw, language, skill) for skill in draw.some(skills, len(skills))]
     return conversation([*turns, *last])
 
 
@@ -116,4 +116,5 @@ def scored(draw: Draw, language: str) -> tuple[tuple[dict[str, str], ...], str, 
     return (*conversation(turns), {"role": "user", "content": request}), answer, skill
 
 
+RICH = ("translation", "translation", "question1")
 SCORED = ("translation", "question1", "arithmetic")

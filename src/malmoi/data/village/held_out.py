@@ -21,7 +21,7 @@ Pair = tuple[str, str, str]
 @functools.cache
 def is_held_out(kind: str, first: str, second: str) -> bool:
     """Whether this pair never occurs in a training document."""
-    words = f"malmoi village held out\x1f{kind}\x1f{first}\x1f{second}".encode()
+    words = f"malmoi village held out 22\x1f{kind}\x1f{first}\x1f{second}".encode()
     return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "little") % SHARE == 0
 
 

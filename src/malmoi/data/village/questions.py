@@ -185,9 +185,14 @@ def _counted(draw: Draw) -> tuple[list[Meaning], list[Asked]] | None:
         Event("give", Person(other), Thing(noun, more), Person(name)),
         Event("sell", Person(name), Thing(noun, less)),
     ]
+    if draw.chance(0.5):
+        episode.weather()
+    episode.nouns.add(noun)
     for step in steps:
-        if draw.chance(0.2):
-            episode.go(other)
+        if draw.chance(0.4):
+            episode.go(draw.pick((name, other)))
+        elif draw.chance(0.3):
+            episode.do(other)
         if not episode.tell(step):
             return None
     return episode.lines, [(Event("have", Person(name), Thing(noun, first + more - less), tense="now"), "number")]

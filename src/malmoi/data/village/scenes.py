@@ -276,3 +276,18 @@ def _any(draw: Draw) -> Meaning | None:
 def meaning(draw: Draw) -> Meaning:
     """A sentence's meaning of any kind; in the held-out split one with a held-out combination."""
     return draw.fits(_any, required=draw.held_out)
+
+
+def _rich(draw: Draw) -> Meaning | None:
+    found = chain(draw) if draw.chance(0.3) else event(draw)
+    if found is None:
+        return None
+    deed = found.second if isinstance(found, Chain) else found
+    what = deed.object
+    described = isinstance(what, Thing) and (what.adjective or what.number > 1 or what.owner)
+    return found if described and (isinstance(found, Chain) or deed.time or deed.place or deed.recipient) else None
+
+
+def rich_meaning(draw: Draw) -> Meaning:
+    """A meaning with many parts: one that may stand alone in a document, as no other document will be the same."""
+    return draw.fits(_rich, required=draw.held_out)

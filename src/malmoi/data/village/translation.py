@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from malmoi.data.village import english, french, korean
-from malmoi.data.village.scenes import Draw, meaning
+from malmoi.data.village.scenes import Draw, meaning, rich_meaning
 
 GRAMMARS = {"ko": korean, "en": english, "fr": french}
 DIRECTIONS = ("ko-en", "en-ko", "ko-fr", "fr-ko", "en-fr", "fr-en")
@@ -19,10 +19,10 @@ INSTRUCTIONS: dict[str, tuple[str, ...]] = {
 }
 
 
-def pair(draw: Draw, direction: str) -> tuple[str, str]:
-    """A sentence and its translation."""
+def pair(draw: Draw, direction: str, alone: bool = False) -> tuple[str, str]:
+    """A sentence and its translation. `alone`: nothing else is in the document, so the sentence must be a rare one."""
     source, target = direction.split("-")
-    what = meaning(draw)
+    what = rich_meaning(draw) if alone else meaning(draw)
     return GRAMMARS[source].sentence(what), GRAMMARS[target].sentence(what)
 
 
@@ -32,11 +32,12 @@ def instruction(draw: Draw, direction: str) -> str:
 
 
 def document(draw: Draw, direction: str) -> str:
-    """An instruction and one to five sentence pairs, each text followed by its translation on the next line."""
-    pairs = [pair(draw, direction) for _ in range(draw.pick((1, 2, 3, 3, 4, 4)))]
+    """An instruction and one to four sentence pairs, each text followed by its translation on the next line."""
+    count = draw.pick((1, 2, 3, 3, 4, 4))
+    pairs = [pair(draw, direction, alone=count == 1) for _ in range(count)]
     return instruction(draw, direction) + "\n".join(f"{text}\n{translation}" for text, translation in pairs)
 
 
-def example(draw: Draw, direction: str) -> tuple[str, str]:
-    text, translation = pair(draw, direction)
+def example(draw: Draw, direction: str, alone: bool = False) -> tuple[str, str]:
+    text, translation = pair(draw, direction, alone)
     return instruction(draw, direction) + text + "\n", translation
