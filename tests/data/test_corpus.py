@@ -127,8 +127,6 @@ def test_the_village_is_a_source():
     assert len(few) == 20 and {document.source for document in few} == {"village"}
     assert few == list(read(SourceConfig(path="village"), seed=3, max_documents=20))
     assert few != list(read(SourceConfig(path="village"), seed=4, max_documents=20))
-    parts = corpus.village_parts(20, seed=3, each=8)
-    assert [document for part in parts for document in part()] == few and len(parts) == 3
     with pytest.raises(MalmoiError, match="village:200000"):
         list(read(SourceConfig(path="village:many")))
 

@@ -61,6 +61,7 @@ def test_tabs_are_never_quoted_and_commas_may_be(tmp_path):
         ("a.jsonl", '{"text": "a"}\n{"text": b}\n', None, None, "a.jsonl: line 2, column 10: not valid JSON"),
         ("a.jsonl", '[\n{"text": "a"}]', None, None, "Is the whole file one JSON value?"),
         ("a.jsonl", '"text"\n', None, None, "a.jsonl: line 1: a record must be a JSON object, not str"),
+        ("a.jsonl", '{"n": ' + "9" * 9999 + "}", None, None, "line 1: cannot be read as JSON"),
         ("a.jsonl", "[" * 100_000, None, None, "line 1: JSON nested too deeply"),
         ("a.jsonl", '{"text": "a"}\n\n{"txt": "b"}\n', "text", None, "line 3: there is no field 'text'. Did you mean"),
         ("a.jsonl", '{"title": "a", "body": "b"}\n', None, None, "neither 'text' nor 'messages'"),

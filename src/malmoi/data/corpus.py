@@ -13,9 +13,8 @@ Everything streams: neither a file of 50 GB nor a folder of a million files is e
 
 from __future__ import annotations
 
-import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -104,25 +103,6 @@ def source_name(source: SourceConfig) -> str:
     stem = last[-1].split(".")[0] or last[-1]
     name = stem if len(last) < 2 or last[0] in ("/", ".", "..", "**") else f"{last[0]}/{stem}"
     return name if isinstance(source.path, str) or len(source.path) == 1 else f"{name}+{len(source.path) - 1}"
-
-
-def village_parts(
-    count: int, seed: int = 0, split: str = "train", each: int = 8192
-) -> list[Callable[[], Iterable[Document]]]:
-    """The first `count` documents of the village as functions that give `each` of them: parts for `shards.build`.
-
-    The village is made, not read, and making it costs more than tokenising it; so the workers share the making.
-    """
-    from malmoi.data import village
-
-    return [
-        functools.partial(_listed, village.documents, seed, split, start, min(start + each, count))
-        for start in range(0, count, each)
-    ]
-
-
-def _listed(function: Callable[..., Iterable[Document]], *arguments: Any) -> list[Document]:
-    return list(function(*arguments))
 
 
 def _village(path: str, seed: int, bounded: bool) -> Iterator[Document]:

@@ -32,6 +32,8 @@ def json_records(lines: Iterator[tuple[int, str]], file: str) -> Iterator[Record
             raise MalmoiError(
                 f"{file}: line {number}, column {error.colno}: not valid JSON ({error.msg}).{hint}"
             ) from None
+        except ValueError as error:  # such as a number of more digits than Python converts
+            raise MalmoiError(f"{file}: line {number}: cannot be read as JSON ({error}).") from None
         except RecursionError:
             raise MalmoiError(f"{file}: line {number}: JSON nested too deeply.") from None
         if not isinstance(record, dict):

@@ -296,7 +296,7 @@ def _write_shard(
     masks: list[np.ndarray] = []
     records: list[np.ndarray] = []
     names: list[str] = []
-    sources: dict[tuple[str, str], list[int]] = {}
+    sources: dict[tuple[str, str], int] = {}
     tokens = size = 0
     conversations = False
     for batch, texts in _batches(documents):
@@ -308,8 +308,8 @@ def _write_shard(
         record["bytes"] = [len(text) for text in texts]
         keys = [(document.source, document.license) for document in batch]
         for key in keys:
-            sources.setdefault(key, [len(sources)])
-        record["source"] = [sources[key][0] for key in keys]
+            sources.setdefault(key, len(sources))
+        record["source"] = [sources[key] for key in keys]
         names += [document.id.replace("\n", " ") for document in batch]
         tokens, size = int(record["end"][-1]), size + int(record["bytes"].sum())
         flat = np.fromiter(itertools.chain.from_iterable(encoded), id_type, int(lengths.sum()))
@@ -334,18 +334,18 @@ def _write_shard(
     }
     stem = f"shard-{number:05d}"
     files = {f"{stem}.{kind}": _write(folder / f"{stem}.{kind}", content) for kind, content in contents.items()}
+    return _Shard(files, len(table), tokens, size, max(int(one.max()) for one in ids), _listed(sources, table))
+
+
+def _listed(sources: dict[tuple[str, str], int], table: np.ndarray) -> list[dict[str, Any]]:
+    """A shard's sources for the manifest, in the order of the numbers that its records use."""
     lengths = np.diff(table["end"], prepend=0)
-    listed = [
-        {
-            "name": name,
-            "license": license,
-            "documents": int((table["source"] == place).sum()),
-            "tokens": int(lengths[table["source"] == place].sum()),
-            "bytes": int(table["bytes"][table["source"] == place].sum()),
-        }
-        for (name, license), (place,) in sources.items()
-    ]
-    return _Shard(files, len(table), tokens, size, max(int(one.max()) for one in ids if len(one)), listed)
+    listed = []
+    for (name, license), number in sources.items():
+        own = table["source"] == number
+        counts = {"documents": own.sum(), "tokens": lengths[own].sum(), "bytes": table["bytes"][own].sum()}
+        listed.append({"name": name, "license": license, **{key: int(count) for key, count in counts.items()}})
+    return listed
 
 
 def id_dtype(vocab_size: int) -> np.dtype[Any]:
