@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from malmoi.tokens.tokenizer import GPT4Tokenizer
 
 MODEL = "model"  # of a run's folder
+TOKENS = "tokens"  # of a run's folder: the token file
 RECIPE = "recipe.yaml"  # of a run's folder and of the model folder made by it: every setting, filled in
 
 
@@ -20,7 +21,7 @@ def model_folder(name: str | Path) -> str | Path:
     path = Path(name)
     if (path / MODEL / "config.json").is_file() and not (path / "config.json").is_file():
         return path / MODEL
-    if path.is_dir() and not (path / "config.json").is_file() and (path / RECIPE).is_file():
+    if (path / RECIPE).is_file() and (path / TOKENS).is_dir() and not (path / "config.json").is_file():
         raise MalmoiError(f"{path}: is a run without a model yet. Let it finish: malmoi train --resume --out {path}")
     return name if str(name) == name and not path.exists() else path
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from malmoi.cli.folders import MODEL, RECIPE, model_folder
+from malmoi.cli.folders import MODEL, RECIPE, TOKENS, model_folder
 from malmoi.cli.tokenizer import document_texts
 from malmoi.config import DataConfig, GenerationConfig, MalmoiError, ModelConfig, Recipe, SourceConfig, TrainConfig
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from malmoi.tokens.tokenizer import GPT4Tokenizer
     from malmoi.train.loop import Step
 
-TOKENIZER, TOKENS, VALIDATION = "tokenizer", "tokens", "validation"
+TOKENIZER, VALIDATION = "tokenizer", "validation"
 DEFAULT_SIZE = "nano"
 SAMPLE_BYTES = 32 << 20  # of text that a tokenizer is learned from
 VILLAGE_PART = 4_000  # documents that a process makes at a time
