@@ -76,7 +76,7 @@ def test_top_p_keeps_the_smallest_nucleus(logits, p):
     assert sampling.top_p(tensor(logits), p).tolist() == expected
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(st.integers(0, 10_000), st.sampled_from([0.3, 0.9, 0.999]), st.sampled_from([0.01, 1.0, 5.0]))
 def test_top_p_is_the_same_beyond_the_first_look(seed, p, sharpness):
     """A vocabulary larger than the few tokens that are looked at first: flat rows need the full sort."""
