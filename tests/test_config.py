@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from malmoi.config import (
     CONFIGS,
@@ -117,6 +117,7 @@ def test_replace_lets_what_follows_follow_and_keeps_what_was_said():
         config.replace(num_attention_head=6)
 
 
+@settings(max_examples=30, deadline=None)
 @given(configs)
 def test_yaml_there_and_back(tmp_path_factory, config):
     path = tmp_path_factory.mktemp("yaml") / "model.yaml"

@@ -10,7 +10,7 @@ from malmoi.model.gpt import GPT4LMHeadModel
 from small_models import configs
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(configs, st.booleans(), st.booleans(), st.booleans(), st.integers(2, 50))
 def test_counted_is_built(config, tied, attention_bias, mlp_bias, vocabulary):
     config = config.replace(

@@ -178,6 +178,7 @@ def test_dropout_is_for_training_only(ids):
     assert not torch.equal(model(ids).logits, model(ids).logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["modern", "gpt2", "windows"])
 def test_dense_models_are_one_graph_for_the_compiler(kind, ids):
     explained = torch._dynamo.explain(build(kind).hidden_states)(ids, document_ids=torch.arange(20).expand(3, 20) // 6)

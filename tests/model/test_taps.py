@@ -102,7 +102,7 @@ def test_gradients_reach_a_tap(ids):
 def test_an_unknown_name_leaves_no_hook_behind():
     model = build("modern")
     with (
-        pytest.raises(MalmoiError, match="no tap 'logit'. Did you mean 'logits'"),
+        pytest.raises(MalmoiError, match=r"no tap 'logit'\. Did you mean 'logits'"),
         record(model, ["model.normed", "logit"]),
     ):
         pass
