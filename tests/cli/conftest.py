@@ -34,7 +34,7 @@ def tiny_recipe(corpus: Path, **changes: object) -> Recipe:
         "data": {"sources": [{"path": str(corpus), "license": "CC0"}], "held_out": 0.2},
         "size": "nano",
         "vocab_size": 320,
-        "model": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 96},
+        "model": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 128},
         "train": {
             "max_steps": 6,
             "sequence_length": 48,

@@ -62,8 +62,8 @@ def test_a_stop_string_ends_the_text_and_is_not_part_of_it(malmoi, finished_run:
     ("arguments", "words"),
     [
         (["", "-m", 3], ["empty"]),
-        (["the cat " * 200, "-m", 3], ["context", "96"]),
-        (["The", "--max-length", 5000], ["max_length=5000", "96"]),
+        (["the cat " * 200, "-m", 3], ["context", "128"]),
+        (["The", "--max-length", 5000], ["max_length=5000", "128"]),
         (["The", "-m", 5000], ["max_new_tokens=5000"]),
         (["The", "-t", -1], ["temperature"]),
         (["The", "--top-p", 1.5], ["top_p"]),
