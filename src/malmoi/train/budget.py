@@ -77,6 +77,6 @@ def time_steps(
             break
     start = time.perf_counter()
     if held_out:
-        evaluate(trial, held_out[:1], precision.autocast)
+        evaluate(precision.working(trial), held_out[:1], precision.autocast)
     per_evaluation = (time.perf_counter() - start) * len(held_out)
     return statistics.median(seconds[1:] or seconds), per_evaluation

@@ -139,7 +139,7 @@ class _Run:
         self.tokenizer, self.on_save, self.recipe = tokenizer, on_save, recipe
         self.language, self.step_function = language, step_function
         self.device = next(model.parameters()).device
-        self.precision = precision.resolve(config, sum(p.numel() for p in model.parameters()), self.device)
+        self.precision = precision.resolve(config, self.device)
         self.optimizer = build(model, config, self.precision.muon)
         self.held_out = held_out_batches(held_out, config)
         self.fingerprint = fingerprint(batches)
@@ -317,7 +317,7 @@ class _Run:
         due = progress.step % self.config.eval_steps == 0 or progress.step == self.max_steps
         if not due or not self.held_out:
             return None
-        held_out = evaluate(self.model, self.held_out, self.precision.autocast)
+        held_out = evaluate(self.precision.working(self.model), self.held_out, self.precision.autocast)
         finding = self.watch.observe(progress.step, progress.take(progress.evaluated), held_out.loss)
         self.notes.append(("evaluated", ""))
         progress.stopped = finding.stop

@@ -71,9 +71,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
         wants_hidden, wants_weight, _ = ctx.needs_input_grad
         hidden_grad = torch.empty_like(hidden) if wants_hidden else None
-        weight_grad = torch.zeros_like(weight) if wants_weight else None
+        weight_grad = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None  # a sum over chunks
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        rows = max(64, CHUNK_NUMBERS // weight.shape[0])
+        rows = max(256, CHUNK_NUMBERS // weight.shape[0])
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, hidden.shape[0], rows):
                 part = slice(start, start + rows)
@@ -89,8 +89,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 if hidden_grad is not None:
                     torch.mm(slope, weight, out=hidden_grad[part])
                 if weight_grad is not None:
-                    weight_grad.addmm_(slope.t(), hidden[part])
+                    weight_grad += torch.mm(slope.t(), hidden[part])
         ctx.save_for_backward(hidden_grad, weight_grad)
+        ctx.weight_dtype = weight.dtype
         return total
 
     @staticmethod
@@ -99,7 +100,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         hidden_grad, weight_grad = ctx.saved_tensors
         return (
             None if hidden_grad is None else hidden_grad * scale.to(hidden_grad.dtype),
-            None if weight_grad is None else weight_grad * scale.to(weight_grad.dtype),
+            None if weight_grad is None else (weight_grad * scale).to(ctx.weight_dtype),
             None,
         )
 

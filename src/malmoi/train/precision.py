@@ -1,26 +1,33 @@
 """Which numbers to compute in: bfloat16 where it is faster on this machine, float32 elsewhere.
 
-Weights and optimizer state are float32 always; bfloat16 is an autocast of the matrix products (Micikevicius et al.
-2018, without the loss scaling that float16 would need). `dtype` means:
+Weights, their gradients' sum and optimizer state are float32 always. In bfloat16 the forward and backward pass read a
+rounded copy of the weights (Micikevicius et al. 2018, without the loss scaling that float16 would need):
+
+- on a GPU through torch's autocast;
+- on a CPU through a *working copy* of the model whose hidden matrices and norms are bfloat16, so that activations are
+  too and nothing is cast between layers (autocast casts at every layer, which at a million parameters costs more than
+  the faster products gain). The embedding table is not copied: it stays the model's own, in float32, because thousands
+  of small gradients are added up in a row of it, and a bfloat16 sum would lose them.
+
+`dtype` means:
 
     float32   everything in float32
-    bfloat16  matrix products in bfloat16; refused where the processor has no instructions for it (it would be emulated,
-    slowly) auto      on a GPU with bfloat16: bfloat16. On a CPU with AVX512-BF16, AMX or Arm's BF16: bfloat16 from 10
-    million
-              parameters (below, the casts cost more than the products gain), and for Muon's products at any size
+    bfloat16  as above; refused where the processor has no instructions for it (it would be emulated, slowly)
+    auto      bfloat16 on a GPU that has it and on a CPU with AVX512-BF16, AMX or Arm's BF16; float32 elsewhere
 """
 
 from __future__ import annotations
 
+import copy
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
+from torch import nn
 
 from malmoi.config import MalmoiError, TrainConfig
-
-WORTH_CASTING = 10_000_000  # parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +37,61 @@ class Precision:
     compute: torch.dtype
     muon: torch.dtype
     device_type: str
+    copies: WeakKeyDictionary[nn.Module, nn.Module] = field(default_factory=WeakKeyDictionary, repr=False)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context for a forward pass; a new one for each use."""
-        if self.compute == torch.float32:
+        if self.compute == torch.float32 or self.device_type == "cpu":
             return nullcontext()
         return torch.autocast(self.device_type, dtype=self.compute)
+
+    def working(self, model: nn.Module) -> nn.Module:
+        """The module to run forward: the model, or its working copy with the weights as they are now."""
+        if self.compute == torch.float32 or self.device_type != "cpu":
+            return model
+        if model not in self.copies:
+            self.copies[model] = working_copy(model, self.compute)
+        work = self.copies[model]
+        with torch.no_grad():
+            for ours, theirs in copied_parameters(model, work):
+                theirs.copy_(ours)
+        return work.train(model.training)
+
+    def gather(self, model: nn.Module, work: nn.Module) -> None:
+        """Add the working copy's gradients to the model's and clear them; after each backward pass."""
+        for ours, theirs in copied_parameters(model, work):
+            if theirs.grad is None:
+                continue
+            if ours.grad is None:
+                ours.grad = theirs.grad.to(ours.dtype)
+            else:
+                ours.grad.add_(theirs.grad)
+            theirs.grad = None
+
+
+def working_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A second module over the same weights: embedding tables shared, everything else rounded to `dtype`."""
+    tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    shared: dict[int, Any] = {id(table.weight): table.weight for table in tables}
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    for parameter, _ in gradients:
+        parameter.grad = None  # not to be copied
+    work = copy.deepcopy(model, shared)
+    for parameter, gradient in gradients:
+        parameter.grad = gradient
+    for module in work.modules():
+        if isinstance(module, nn.Embedding):
+            module.register_forward_hook(lambda _module, _inputs, output: output.to(dtype))
+    for parameter in work.parameters():
+        if id(parameter) not in shared:
+            parameter.data = parameter.data.to(dtype)
+    return work
+
+
+def copied_parameters(model: nn.Module, work: nn.Module) -> list[tuple[nn.Parameter, nn.Parameter]]:
+    """(model's, copy's) for every parameter that the two do not share."""
+    pairs = zip(model.parameters(), work.parameters(), strict=True)
+    return [(ours, theirs) for ours, theirs in pairs if ours is not theirs]
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
@@ -51,17 +107,13 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return any(probe() for probe in probes if probe is not None)
 
 
-def resolve(config: TrainConfig, num_parameters: int, device: torch.device) -> Precision:
+def resolve(config: TrainConfig, device: torch.device) -> Precision:
     """Apply the rule above. Raises `MalmoiError` for an explicit bfloat16 on a machine without it."""
     fast = has_fast_bfloat16(device)
-    if config.dtype == "bfloat16":
-        if not fast:
-            raise MalmoiError(
-                f"dtype: bfloat16 was asked for, but this machine's {device.type} has no instructions for it. "
-                f"Use dtype: auto, which takes it where it helps, or float32."
-            )
-        return Precision(torch.bfloat16, torch.bfloat16, device.type)
-    if config.dtype == "float32" or not fast:
-        return Precision(torch.float32, torch.float32, device.type)
-    large = num_parameters >= WORTH_CASTING or device.type == "cuda"
-    return Precision(torch.bfloat16 if large else torch.float32, torch.bfloat16, device.type)
+    if config.dtype == "bfloat16" and not fast:
+        raise MalmoiError(
+            f"dtype: bfloat16 was asked for, but this machine's {device.type} has no instructions for it. "
+            f"Use dtype: auto, which takes it where it helps, or float32."
+        )
+    dtype = torch.bfloat16 if fast and config.dtype != "float32" else torch.float32
+    return Precision(dtype, dtype, device.type)

@@ -51,14 +51,16 @@ def optimizer_step(
     device = next(iter(model.parameters())).device
     targets = sum(batch.num_target_tokens for batch in micro_batches)
     loss = torch.zeros((), device=device)
+    work: Any = precision.working(model)
     for index, batch in enumerate(micro_batches):
         torch.manual_seed(randomness.key(seed, "dropout", step, index))
         with precision.autocast():
-            nats, count = cross_entropy(model, batch, device)
+            nats, count = cross_entropy(work, batch, device)
         part = nats / max(targets, 1)
-        balance = model.auxiliary_loss() if hasattr(model, "auxiliary_loss") else None
+        balance = work.auxiliary_loss() if hasattr(work, "auxiliary_loss") else None
         objective = part if balance is None else part + balance * (count / max(targets, 1))
         objective.backward()
+        precision.gather(model, work)
         loss += part.detach()
     norm = optimizer.grad_norm()
     mean, grad_norm = torch.stack([loss, norm]).tolist()  # the step's one wait for the device
