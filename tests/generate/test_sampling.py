@@ -199,6 +199,13 @@ def test_draws_differ_by_seed_position_and_sample_and_by_nothing_else():
     assert sampling.draws(3, [7, 8], [0, 2]) == [sampling.draws(3, [p], [s])[0] for p, s in ((7, 0), (8, 2))]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_largest_draw_takes_the_last_token_and_not_the_one_after(dtype):
+    logits = torch.tensor([[0.0, 0.0, 0.0, -math.inf]], dtype=dtype)
+    assert sampling.sample(logits, [1 - 2.0**-53]).tolist() == [2]
+    assert sampling.sample(logits, [0.0]).tolist() == [0]
+
+
 def test_a_tiny_temperature_does_not_overflow():
     config = GenerationConfig(do_sample=True, temperature=1e-300)
     shaped = sampling.shape(torch.tensor([[3.0, 5.0, 4.0]]), config)
