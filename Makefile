@@ -32,9 +32,11 @@ test: $(VENV)/.installed-test
 		$(if $(FAST),-m "not slow") $(ARGS)
 
 lint: $(VENV)/.installed-dev
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/pyright
+	@status=0; \
+	$(BIN)/ruff format --check src tests benchmarks || status=1; \
+	$(BIN)/ruff check src tests benchmarks || status=1; \
+	$(BIN)/pyright || status=1; \
+	exit $$status
 
 clean:
 	rm -rf $(VENV) build dist src/malmoi.egg-info .pytest_cache .ruff_cache .hypothesis runs/quickstart

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from malmoi.data.corpus import Document
     from malmoi.data.village import Example
 
-app = typer.Typer(rich_markup_mode="rich", no_args_is_help=True, help="See what is in your files; make the token file.")
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    help="See what is in your files; make the token file.",
+)
 
 SAMPLE_SHOWN = 600  # characters
 Paths = Annotated[list[str], typer.Argument(help="A recipe (.yaml), or files, folders, globs, -, village.")]

@@ -10,7 +10,7 @@ import typer
 from malmoi.cli.console import console, language, print_json, table, texts
 from malmoi.config import CONFIGS, explain
 
-app = typer.Typer(rich_markup_mode="rich")
+app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 LABELS = {
     "en": {

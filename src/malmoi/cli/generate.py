@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from malmoi.model.gpt import GPT4LMHeadModel
     from malmoi.tokens.tokenizer import GPT4Tokenizer
 
-app = typer.Typer(rich_markup_mode="rich")
+app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 
 @app.command()

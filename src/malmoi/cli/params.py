@@ -21,7 +21,7 @@ from malmoi.cli.console import console, count, print_json, short, table
 from malmoi.cli.folders import RECIPE, model_folder
 from malmoi.config import ModelConfig, Recipe, TrainConfig
 
-app = typer.Typer(rich_markup_mode="rich")
+app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 
 @app.command()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from malmoi.model.gpt import GPT4LMHeadModel
     from malmoi.tokens.tokenizer import GPT4Tokenizer
 
-app = typer.Typer(rich_markup_mode="rich")
+app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 MINUTES = 2.5
 DOCUMENTS_A_CORE = 32_000  # of the Village; about what a core learns from in MINUTES, so that little is seen twice

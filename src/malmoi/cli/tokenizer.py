@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from malmoi.tokens.tokenizer import GPT4Tokenizer
 
 app = typer.Typer(
-    rich_markup_mode="rich", no_args_is_help=True, help="Learn a vocabulary, measure it, look at its tokens."
+    add_completion=False,
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    help="Learn a vocabulary, measure it, look at its tokens.",
 )
 
 REPORT_DOCUMENTS = 1500  # of the village, where no texts are given

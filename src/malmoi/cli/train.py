@@ -12,13 +12,13 @@ from malmoi.cli.data import unescaped
 from malmoi.cli.folders import RECIPE
 from malmoi.config import MalmoiError, Recipe
 
-app = typer.Typer(rich_markup_mode="rich")
+app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 
 @app.command()
 def train(
     recipe: Annotated[Path | None, typer.Argument(help="A recipe (.yaml); see recipes/.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder. [default: runs/NAME]")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder; otherwise runs/NAME.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out where it stopped.")] = False,
     data: Annotated[
         list[str] | None, typer.Option(help="Files, folders, globs, or village, instead of a recipe.")

@@ -49,7 +49,18 @@ def load(verb: str) -> Any:
     module = importlib.import_module(f"malmoi.cli.{VERBS[verb][0]}")
     command = typer.main.get_command(module.app)
     command.name = verb
+    for one in (command, *getattr(command, "commands", {}).values()):
+        one.help = reflowed(one.help or "")
     return command
+
+
+def reflowed(text: str) -> str:
+    """A docstring for a help page of any width: paragraphs in one line each, examples (after a `\\b`) line by line."""
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(
+        paragraph.removeprefix("\b\n") if paragraph.startswith("\b") else " ".join(paragraph.split())
+        for paragraph in paragraphs
+    )
 
 
 def program() -> Any:
@@ -84,13 +95,12 @@ def usage_message(error: Any) -> str:
     if type(error).__name__ == "NoArgsIsHelpError":
         return context.get_help()
     message = error.format_message().strip()
-    if "Did you mean" not in message and context is not None:
-        if hasattr(error, "option_name"):
-            message = (
-                f"{message.split(' (Possible')[0].rstrip('.')}.{nearest(error.option_name, _option_names(context))}"
-            )
-        elif message.startswith("No such command") and hasattr(context.command, "list_commands"):
-            message += nearest(message.split("'")[1], context.command.list_commands(context))
+    if context is not None and hasattr(error, "option_name"):
+        for own_guess in (" (Possible", " Did you mean"):  # typer's and click's, which differ between versions
+            message = message.split(own_guess)[0].rstrip(".")
+        message += "." + nearest(error.option_name, _option_names(context))
+    elif context is not None and message.startswith("No such command") and "Did you mean" not in message:
+        message += nearest(message.split("'")[1], context.command.list_commands(context))
     if context is None:
         return message
     return f"{message}\nTry '{context.command_path} --help'."
