@@ -13,7 +13,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from malmoi.config import TrainConfig
 from malmoi.train.loss import evaluate
@@ -21,7 +21,29 @@ from malmoi.train.optimizer import build
 from malmoi.train.precision import Precision
 from malmoi.train.step import StepFunction
 
+
+class Clock(Protocol):
+    """Measures, when asked: (seconds spent so far, seconds of a step, seconds of an evaluation)."""
+
+    def __call__(self) -> tuple[float, float, float]: ...
+
+
 MARGIN = 0.97  # of the budget is planned: the rest goes to saving, plotting and a machine that is not alone
+
+
+def settle(config: TrainConfig, batches: Any, clock: Clock) -> tuple[int, float | None]:
+    """The number of steps of a run, and the measured seconds of a step if `max_minutes` asked for them.
+
+    Without any limit the run is one epoch.
+    """
+    limits = [config.max_steps] if config.max_steps is not None else []
+    per_step: float | None = None
+    if config.num_train_epochs is not None:
+        limits.append(steps_in_epochs(config.num_train_epochs, batches, config.gradient_accumulation_steps))
+    if config.max_minutes is not None:
+        spent, per_step, per_evaluation = clock()
+        limits.append(steps_in_minutes(config, spent, per_step, per_evaluation))
+    return min(limits, default=0) or steps_in_epochs(1, batches, config.gradient_accumulation_steps), per_step
 
 
 def steps_in_epochs(epochs: float, batches: Any, accumulation: int) -> int:

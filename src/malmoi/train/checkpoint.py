@@ -211,6 +211,19 @@ def prune(folder: Path | str, limit: int, best: int | None = None) -> None:
             shutil.rmtree(entry, ignore_errors=True)
 
 
+def set_aside_after(folder: Path | str, step: int) -> None:
+    """Rename checkpoints newer than `step` to `damaged-checkpoint-<step>`: a resume has passed over them.
+
+    Nobody reads or counts them any more, so they cannot push a whole one out; a person may still look at them.
+    """
+    for newer in steps_in(Path(folder)):
+        if newer > step:
+            path = path_of(Path(folder), newer)
+            aside = path.with_name(f"damaged-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+
+
 def _remove(path: Path) -> None:
     """Out of sight in one rename, then deleted: a kill in between leaves no checkpoint that lacks some of its files."""
     aside = path.with_name(f"{HIDDEN[1]}{path.name}-{os.getpid()}")

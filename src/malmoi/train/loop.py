@@ -10,11 +10,10 @@ resumed ends with the same bits as one that was not.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,68 +22,19 @@ from torch import Tensor
 
 from malmoi.config import MalmoiError, Recipe, TrainConfig
 from malmoi.train import checkpoint, precision, record
-from malmoi.train.budget import steps_in_epochs, steps_in_minutes, time_steps
+from malmoi.train.budget import settle, time_steps
 from malmoi.train.interruption import Interruption
-from malmoi.train.loss import HeldOut, evaluate
+from malmoi.train.loss import HeldOut, evaluate, first_tokens
 from malmoi.train.messages import say
 from malmoi.train.optimizer import build
+from malmoi.train.progress import Progress, Step, check_same_run, fingerprint
 from malmoi.train.schedule import learning_rate_factor
 from malmoi.train.step import StepFunction, StepResult, optimizer_step
 from malmoi.train.stopping import Watch
 
+__all__ = ["Step", "train"]
+
 SKIPS_IN_A_ROW = 5  # steps with a loss or gradient that is not finite, before the run gives up
-FREE_TO_CHANGE = ("save_steps", "save_total_limit", "max_minutes")  # on resume: they do not touch what is computed
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One finished step. Losses in nats per token."""
-
-    step: int  # 1 is the first
-    max_steps: int
-    loss: float  # of this step's batches
-    learning_rate: float  # AdamW's; Muon's follows the same curve
-    grad_norm: float  # before clipping
-    tokens: int  # targets learned from since the beginning
-    tokens_per_second: float  # of this step
-    seconds: float  # since the beginning, earlier sessions included
-    epoch: int
-    held_out_loss: float | None = None  # where this step was evaluated
-    bits_per_byte: float | None = None  # of the held-out text
-    skipped: int = 0  # steps skipped so far because something was not finite
-    events: tuple[str, ...] = ()  # resumed, skipped, evaluated, saved, stopped early, interrupted, finished
-    message: str = ""  # what a person should read, if anything
-
-    @property
-    def event(self) -> str:
-        """The last and weightiest of `events`, or the empty string."""
-        return self.events[-1] if self.events else ""
-
-
-@dataclass
-class Progress:
-    """Everything that a run carries from step to step besides weights and optimizers; part of each checkpoint."""
-
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    logged: list[float] = field(default_factory=lambda: [0.0, 0.0])  # loss sum and steps since the last line
-    evaluated: list[float] = field(default_factory=lambda: [0.0, 0.0])  # the same since the last evaluation
-    stopped: bool = False
-
-    def add(self, loss: float) -> None:
-        for window in (self.logged, self.evaluated):
-            window[0] += loss
-            window[1] += 1
-
-    @staticmethod
-    def take(window: list[float]) -> float:
-        """The mean of a window, which begins anew; NaN if every step in it was skipped."""
-        mean = window[0] / window[1] if window[1] else math.nan
-        window[:] = [0.0, 0.0]
-        return mean
 
 
 def train(
@@ -115,45 +65,42 @@ def train(
     Raises `MalmoiError` at once for settings that cannot work or do not match the run being resumed, and later for a
     full disk or a run that diverged.
     """
-    run = _Run(model, batches, config, folder, held_out, resume, tokenizer, on_save, recipe, language, step_function)
+    place = Path(folder) if folder is not None else None
+    run = _Run(model, batches, config, place, held_out, tokenizer, on_save, recipe, language, step_function)
+    run.find_start(resume)
     return run.steps()
 
 
+@dataclass
 class _Run:
-    def __init__(
-        self,
-        model: Any,
-        batches: Any,
-        config: TrainConfig,
-        folder: Path | str | None,
-        held_out: Any,
-        resume: bool,
-        tokenizer: Any,
-        on_save: Callable[[Path], None] | None,
-        recipe: Recipe | None,
-        language: str,
-        step_function: StepFunction,
-    ) -> None:
-        self.model, self.batches, self.config = model, batches, config
-        self.folder = Path(folder) if folder is not None else None
-        self.tokenizer, self.on_save, self.recipe = tokenizer, on_save, recipe
-        self.language, self.step_function = language, step_function
-        self.device = next(model.parameters()).device
-        self.precision = precision.resolve(config, self.device)
-        self.optimizer = build(model, config, self.precision.muon)
-        self.held_out = held_out_batches(held_out, config)
-        self.fingerprint = fingerprint(batches)
+    """One run: `train`'s arguments and what becomes of them."""
+
+    model: Any
+    batches: Any
+    config: TrainConfig
+    folder: Path | None
+    held_out_source: Any
+    tokenizer: Any
+    on_save: Callable[[Path], None] | None
+    recipe: Recipe | None
+    language: str
+    step_function: StepFunction
+
+    def __post_init__(self) -> None:
+        config = self.config
+        self.precision = precision.resolve(config, next(self.model.parameters()).device)
+        self.optimizer = build(self.model, config, self.precision.muon)
+        self.held_out = first_tokens(self.held_out_source, config.eval_tokens)
+        self.fingerprint = fingerprint(self.batches)
         self.progress = Progress()
         self.watch = Watch(config.early_stopping_patience, config.early_stopping_threshold)
         self.best_weights: dict[str, Tensor] | None = None  # only where there is no folder to keep them in
         self.notes: list[tuple[str, str]] = []  # (event, message) for the next Step
-        self.max_steps = 0
+        self.max_steps = 0  # not settled yet
+        self.saved_step: int | None = None
         self.record: record.Record | None = None
-        self._find_start(resume)
 
-    # ---- before the first step -------------------------------------------------------------------------------------
-
-    def _find_start(self, resume: bool) -> None:
+    def find_start(self, resume: bool) -> None:
         """Where to begin: refuse to run over another run, or take up the newest whole checkpoint."""
         if self.folder is None:
             if resume:
@@ -174,66 +121,49 @@ class _Run:
             self.notes.append(("", self._say("nothing_to_resume", path=self.folder)))
             return
         state = checkpoint.read_state(path)
-        self._check_same_run(path, state)
+        check_same_run(path, state, self.config, self._model_settings(), self.fingerprint)
         checkpoint.load(path, self.model, self.optimizer)
         self.progress = Progress(**state["progress"])
         self.watch = Watch.from_state(state["watch"])
-        self.max_steps = state["max_steps"]
+        self.max_steps, self.saved_step = state["max_steps"], state["step"]
         self.notes.append(("resumed", self._say("resumed", path=path)))
         if state["threads"] != self._threads():
             self.notes.append(("", self._say("threads", before=state["threads"], now=self._threads())))
 
-    def _check_same_run(self, path: Path, state: dict[str, Any]) -> None:
-        given = {"train": self.config.model_dump(mode="json"), "model": self._model_settings()}
-        for part, settings in given.items():
-            for name in sorted(settings.keys() | state[part].keys()):
-                now, then = settings.get(name), state[part].get(name)
-                resolved = part == "train" and name == "max_steps" and now == state["max_steps"]
-                if now != then and not resolved and not (part == "train" and name in FREE_TO_CHANGE):
-                    raise MalmoiError(
-                        f"{path}: {part}.{name} was {then!r} when this run began and is {now!r} now. A resumed run "
-                        f"must be the same run: put the old value back, or start a new run in another folder."
-                    )
-        if state["data"] != self.fingerprint:
-            raise MalmoiError(
-                f"{path}: the training data have changed since this run began (fingerprint {state['data'][:16]} then, "
-                f"{self.fingerprint[:16]} now). Put the old data back, or start a new run in another folder."
-            )
-
     def _settle_length(self, begin: float, interruption: Interruption) -> None:
-        """Settle `max_steps`, by the clock if need be."""
-        config, accumulation = self.config, self.config.gradient_accumulation_steps
-        limits = [config.max_steps] if config.max_steps else []
-        if config.num_train_epochs is not None:
-            limits.append(steps_in_epochs(config.num_train_epochs, self.batches, accumulation))
-        if config.max_minutes is not None:
-            per_step, per_evaluation = time_steps(
-                self.model,
-                self._micro_batches,
-                self.held_out,
-                config,
-                self.precision,
-                self.step_function,
-                enough=lambda: interruption.requested,
-            )
-            steps = steps_in_minutes(config, time.perf_counter() - begin, per_step, per_evaluation)
-            self.notes.append(("", self._say("timed", seconds=per_step, minutes=config.max_minutes, steps=steps)))
-            limits.append(steps)
-        self.max_steps = min(limits) if limits else steps_in_epochs(1, self.batches, accumulation)
+        config = self.config
+
+        def clock() -> tuple[float, float, float]:
+            how = (self.precision, self.step_function, lambda: interruption.requested)
+            per_step, per_evaluation = time_steps(self.model, self._micro_batches, self.held_out, config, *how)
+            return time.perf_counter() - begin, per_step, per_evaluation
+
+        self.max_steps, per_step = settle(config, self.batches, clock)
+        if per_step is not None:
+            timed = {"seconds": per_step, "minutes": config.max_minutes, "steps": self.max_steps}
+            self.notes.append(("", self._say("timed", **timed)))
+        rows = config.per_device_train_batch_size * config.gradient_accumulation_steps
+        started = {
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "steps": self.max_steps,
+            "tokens": rows * config.sequence_length,
+            "dtype": str(self.precision.compute).removeprefix("torch."),
+        }
+        self.notes.append(("", self._say("started", **started)))
 
     def _open_record(self) -> None:
         if self.folder is None:
             return
         self.record = record.Record(self.folder, self.progress.step)
+        checkpoint.set_aside_after(self.folder, self.progress.step)
         checkpoint.prune(self.folder, self.config.save_total_limit, self.watch.best_step)
-        needed = (self.config.save_total_limit + 1) * checkpoint.bytes_needed(self.model, self.optimizer)
+        missing = self.config.save_total_limit + 1 - len(checkpoint.steps_in(self.folder))
+        needed = max(missing, 1) * checkpoint.bytes_needed(self.model, self.optimizer)
         checkpoint.require_space(self.folder, needed, "the checkpoints of this run")
         resolved = self.config.replace(max_steps=self.max_steps).model_dump(mode="json")
         settings = self.recipe.model_dump(mode="json") if self.recipe is not None else {}
         settings |= {"model": self._model_settings(), "train": resolved}
         self.record.describe(settings, {"data": self.fingerprint, "dtype": str(self.precision.compute)})
-
-    # ---- the loop --------------------------------------------------------------------------------------------------
 
     def steps(self) -> Iterator[Step]:
         """The generator behind `train`."""
@@ -388,6 +318,7 @@ class _Run:
         }
         path = checkpoint.save(self.folder, self.progress.step, self.model, self.optimizer, state, self._add_files)
         checkpoint.prune(self.folder, self.config.save_total_limit, self.watch.best_step)
+        self.saved_step = self.progress.step
         self.notes.append(("saved", self._say("saved", path=path)))
 
     def _add_files(self, folder: Path) -> None:
@@ -412,15 +343,13 @@ class _Run:
             )
         )
 
-    # ---- at the end ------------------------------------------------------------------------------------------------
-
     def _stop_for_now(self, done: Step) -> Step:
         """Interrupted: make sure that the step is saved, and tell how to go on."""
         if self.folder is None:
             self.notes.append(("interrupted", self._say("interrupted_unsaved", step=done.step)))
             return self._with_notes(done)
         path = checkpoint.path_of(self.folder, done.step)
-        if not path.exists():
+        if self.saved_step != done.step:
             self._save()
         self.notes.append(("interrupted", self._say("interrupted", step=done.step, path=path)))
         return self._with_notes(done)
@@ -469,31 +398,3 @@ class _Run:
 
     def _say(self, name: str, **values: object) -> str:
         return say(name, self.language, **values)
-
-
-def held_out_batches(held_out: Any, config: TrainConfig) -> list[Any]:
-    """The batches to evaluate on: whole batches until they hold `eval_tokens` targets, always the same ones."""
-    if held_out is None:
-        return []
-    given = map(held_out.batch, range(held_out.steps_per_epoch(0))) if hasattr(held_out, "batch") else held_out
-    chosen: list[Any] = []
-    tokens = 0
-    for batch in given:
-        chosen.append(batch)
-        tokens += batch.num_target_tokens
-        if tokens >= config.eval_tokens:
-            break
-    return chosen
-
-
-def fingerprint(batches: Any) -> str:
-    """A hash of what will be learned from: the data's own `fingerprint`, or else of the first two batches."""
-    own = getattr(batches, "fingerprint", None)
-    if own is not None:
-        return str(own() if callable(own) else own)
-    digest = hashlib.sha256(str(batches.steps_per_epoch(0)).encode())
-    for index in range(2):
-        batch = batches.batch(index)
-        for tensor in (batch.input_ids, batch.labels):
-            digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()

@@ -71,7 +71,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
         wants_hidden, wants_weight, _ = ctx.needs_input_grad
         hidden_grad = torch.empty_like(hidden) if wants_hidden else None
-        weight_grad = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None  # a sum over chunks
+        weight_grad: Tensor | None = None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         rows = max(256, CHUNK_NUMBERS // weight.shape[0])
         with torch.autocast(hidden.device.type, enabled=False):
@@ -81,28 +81,38 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 logits = torch.mm(hidden[part], weight.t()).float()  # (C, V)
                 normalizer = torch.logsumexp(logits, dim=1, keepdim=True)
                 total += (normalizer - logits.gather(1, targets)).sum()
-                if hidden_grad is None and weight_grad is None:
+                if not wants_hidden and not wants_weight:
                     continue
                 slope = logits.sub_(normalizer).exp_()  # softmax, in the place of the logits
                 slope.scatter_add_(1, targets, slope.new_full((), -1.0).expand_as(targets))  # minus the truth
                 slope = slope.to(hidden.dtype)
                 if hidden_grad is not None:
                     torch.mm(slope, weight, out=hidden_grad[part])
-                if weight_grad is not None:
-                    weight_grad += torch.mm(slope.t(), hidden[part])
-        ctx.save_for_backward(hidden_grad, weight_grad)
-        ctx.weight_dtype = weight.dtype
+                if wants_weight:
+                    weight_grad = _accumulate(weight_grad, slope, hidden[part])
+        ctx.gradients, ctx.weight_dtype = (hidden_grad, weight_grad), weight.dtype
         return total
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (scale,) = gradients
-        hidden_grad, weight_grad = ctx.saved_tensors
+        if ctx.gradients is None:
+            raise RuntimeError("The gradients of this loss were taken already; they are scaled in place, once.")
+        (hidden_grad, weight_grad), ctx.gradients = ctx.gradients, None
         return (
-            None if hidden_grad is None else hidden_grad * scale.to(hidden_grad.dtype),
-            None if weight_grad is None else (weight_grad * scale).to(ctx.weight_dtype),
+            None if hidden_grad is None else hidden_grad.mul_(scale),
+            None if weight_grad is None else weight_grad.mul_(scale).to(ctx.weight_dtype),
             None,
         )
+
+
+def _accumulate(total: Tensor | None, slope: Tensor, hidden: Tensor) -> Tensor:
+    """Add slope^T (V, C) x hidden (C, D) to the head's gradient (V, D): a float32 sum, whatever the product is in."""
+    if total is None:
+        return torch.mm(slope.t(), hidden).float()
+    if slope.dtype == torch.float32:
+        return total.addmm_(slope.t(), hidden)
+    return total.add_(torch.mm(slope.t(), hidden))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,3 +152,20 @@ def evaluate(
         model.train(was_training)
     loss = total / tokens if tokens else math.nan
     return HeldOut(loss, bits_per_byte(total, num_bytes) if counted and num_bytes else None, tokens)
+
+
+def first_tokens(held_out: Any, tokens: int) -> list[Any]:
+    """The batches to evaluate on, always the same ones: whole batches until they hold `tokens` targets.
+
+    `held_out` is None, an iterable of batches, or an object with `batch(i)` and `steps_per_epoch(0)`.
+    """
+    if held_out is None:
+        return []
+    given = map(held_out.batch, range(held_out.steps_per_epoch(0))) if hasattr(held_out, "batch") else held_out
+    chosen: list[Any] = []
+    for batch in given:
+        chosen.append(batch)
+        tokens -= batch.num_target_tokens
+        if tokens <= 0:
+            break
+    return chosen
