@@ -233,3 +233,25 @@ def test_the_settings_leave_the_logits_that_they_were_given():
     config = GenerationConfig(do_sample=True, temperature=0.5, top_k=5, top_p=0.9, min_p=0.01, repetition_penalty=1.3)
     sampling.shape(logits, config, seen=torch.ones(2, 9, dtype=torch.bool), forbidden=[0])
     assert torch.equal(logits, before)
+
+
+@pytest.mark.parametrize(
+    ("settings_", "wrapper", "argument"),
+    [
+        ({"temperature": 0.7}, "TemperatureLogitsWarper", 0.7),
+        ({"top_k": 5}, "TopKLogitsWarper", 5),
+        ({"top_p": 0.8}, "TopPLogitsWarper", 0.8),
+        ({"min_p": 0.1}, "MinPLogitsWarper", 0.1),
+        ({"repetition_penalty": 1.4}, "RepetitionPenaltyLogitsProcessor", 1.4),
+    ],
+    ids=str,
+)
+def test_the_settings_mean_what_they_mean_in_transformers(settings_, wrapper, argument):
+    processors = pytest.importorskip("transformers.generation.logits_process")
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(20, 50, generator=generator, dtype=torch.float64) * 3  # no ties: there transformers differs
+    ids = torch.randint(50, (20, 12), generator=generator)
+    seen = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, ids, True)
+    found = sampling.shape(logits, GenerationConfig(do_sample=True, **settings_), seen=seen).softmax(-1)
+    expected = getattr(processors, wrapper)(argument)(ids, logits.clone()).softmax(-1)
+    torch.testing.assert_close(found, expected)
