@@ -2,9 +2,9 @@
 
     python benchmarks/real_text.py --data ../shared/data --minutes 8
 
-Each run is what `malmoi train` does with a recipe: a tokenizer learned from the training files, the `micro` size, a fixed
-time; then bits per byte and perplexity of the whole validation file, which is never trained on, and samples. The figures of
-runs that are left out (`--only`) stay as they were.
+Each run is what `malmoi train` does with a recipe: a tokenizer learned from the training files, the `micro` size, a
+fixed time; then bits per byte and perplexity of the whole validation file, which is never trained on, and samples. The
+figures of runs that are left out (`--only`) stay as they were.
 
 Writes docs/results/real_text.json and docs/results/real_text.md.
 """
@@ -146,8 +146,8 @@ def report(results: dict[str, dict[str, Any]]) -> str:
     lines = [
         "# Real text",
         "",
-        f"Written by `benchmarks/real_text.py`: {os.cpu_count()} CPU cores, torch {torch.__version__}. The default recipe of "
-        "the size, a tokenizer learned from the training files, a fixed time; nothing was tuned on these files. The "
+        f"Written by `benchmarks/real_text.py`: {os.cpu_count()} CPU cores, torch {torch.__version__}. The size's default "
+        "recipe, a tokenizer learned from the training files, a fixed time; nothing was tuned on these files. The "
         "validation files are scored whole and were never trained on.",
         "",
         "| | " + " | ".join(results) + " |",

@@ -3,10 +3,10 @@
     git clone https://github.com/karpathy/nanoGPT
     python benchmarks/train_speed.py --nanogpt nanoGPT
 
-Each measurement is a process of its own that trains for a few steps and prints tokens per second and its peak memory; the
-contestants take turns, round after round, so that a machine whose speed drifts drifts for all of them. Same number of layers,
-width, heads, vocabulary, context and rows; the ids are random (speed does not depend on them). Malmoi's rows hold
-several packed documents that do not see each other, nanoGPT's hold one text, as each of them trains in real life.
+Each measurement is a process of its own that trains for a few steps and prints tokens per second and its peak memory;
+the contestants take turns, round after round, so that a machine whose speed drifts drifts for all of them. Same number
+of layers, width, heads, vocabulary, context and rows; the ids are random (speed does not depend on them). Malmoi's rows
+hold several packed documents that do not see each other, nanoGPT's hold one text, as each of them trains in real life.
 
 Writes docs/results/train_speed.md.
 """
@@ -79,7 +79,11 @@ def malmoi_step(layout: str, dtype: str, rows: int):
     ids = torch.randint(0, config.vocab_size, (rows, size.tokens), generator=generator)
     documents = torch.randint(0, 4, ids.shape, generator=generator).sort(dim=1).values
     batch = SimpleNamespace(
-        input_ids=ids, labels=ids, position_ids=None, document_ids=documents, num_target_tokens=ids.numel()
+        input_ids=ids,
+        labels=ids,
+        position_ids=torch.arange(size.tokens).expand_as(ids),
+        document_ids=documents,
+        num_target_tokens=ids.numel(),
     )
     assert isinstance(train, TrainConfig)
 

@@ -1,0 +1,137 @@
+"""The first five minutes of a new user: a clean clone, `make run`, what the model has learned.
+
+    python benchmarks/quickstart.py --seeds 0 1 2
+
+Clones the committed state of this repository into a temporary folder, runs `make run` there (seed 0) with a clock beside
+it, then `malmoi quickstart` with the other seeds; and examines each model on many held-out examples. Packages should have been downloaded
+before, since the clock is meant for the machine and not for the network.
+
+Writes docs/results/quickstart.md and docs/results/quickstart.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "results"
+AIMS = {"translation": 0.90, "question1": 0.90}
+
+
+def timed(command: list[str], folder: Path) -> tuple[float, str]:
+    begin = time.perf_counter()
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, encoding="utf-8")
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+    return time.perf_counter() - begin, done.stdout
+
+
+def last_line(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
+
+
+def one(clone: Path, seed: int, examples: int) -> dict[str, Any]:
+    """Train (unless `make run` has) and examine one seed."""
+    malmoi = str(clone / ".venv" / "bin" / "malmoi")
+    out = clone / "runs" / ("quickstart" if seed == 0 else f"quickstart-{seed}")
+    if not (out / "model").is_dir():
+        timed([malmoi, "quickstart", "--seed", str(seed), "--out", str(out)], clone)
+    _, printed = timed([malmoi, "eval", str(out), "-n", str(examples), "--seed", "1000", "--json"], clone)
+    quick = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
+    line = last_line(out / "metrics.jsonl")
+    found = json.loads(printed)
+    return {
+        "seed": seed,
+        "answers": {key: found[key] for key in ("rows", "tasks", "languages", "total")},
+        "bits_per_byte": quick["text"]["bits_per_byte"],
+        "seconds": quick.get("seconds"),
+        "examined_in": quick["examined_in"],
+        "train_seconds": line["seconds"],
+        "tokens": line["tokens"],
+        "steps": line["step"],
+    }
+
+
+def report(found: dict[str, Any]) -> str:
+    runs = found["runs"]
+    first = runs[0]
+
+    def mean(get: Any) -> float:
+        return statistics.mean(get(run) for run in runs)
+
+    lines = [
+        "# Quickstart",
+        "",
+        f"Written by `benchmarks/quickstart.py`. {found['cores']} CPU cores; {len(runs)} seeds ({found['examples']} examples "
+        "of each task in each language, none of whose combinations occurs in training; greedy; an answer is right when it "
+        "equals the expected line).",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| `make run` in a clean clone, packages downloaded before | {found['make_run'] / 60:.1f} minutes |",
+        f"| of that: making `.venv` and installing | {(found['make_run'] - first['seconds']) / 60:.1f} minutes |",
+        f"| of that: training | {first['train_seconds'] / 60:.1f} minutes |",
+        f"| of that: examining | {first['examined_in']:.0f} seconds |",
+        f"| parameters | {found['parameters']:,} |",
+        f"| tokens learned from (mean) | {mean(lambda run: run['tokens']):,.0f} |",
+        f"| tokens/s while training (mean) | {mean(lambda run: run['tokens'] / run['train_seconds']):,.0f} |",
+        f"| held-out bits per byte (mean) | {mean(lambda run: run['bits_per_byte']):.4f} |",
+        f"| largest process | {found['peak'] / 2**20:,.0f} MiB |",
+        "",
+        "Exact answers, mean over the seeds (lowest and highest seed):",
+        "",
+        "| task | language | exact | seeds |",
+        "|---|---|---|---|",
+    ]
+    for number, row in enumerate(first["answers"]["rows"]):
+        shares = [run["answers"]["rows"][number]["exact"] for run in runs]
+        lines.append(
+            f"| {row['task']} | {row['language']} | {statistics.mean(shares):.1%} | {min(shares):.0%}–{max(shares):.0%} |"
+        )
+    for task in first["answers"]["tasks"]:
+        shares = [run["answers"]["tasks"][task]["exact"] for run in runs]
+        aim = f" (aim {AIMS[task]:.0%})" if task in AIMS else ""
+        lines.append(
+            f"| **{task}** | all | **{statistics.mean(shares):.1%}**{aim} | {min(shares):.0%}–{max(shares):.0%} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--examples", type=int, default=100)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        clone = Path(place) / "malmoi"
+        timed(["git", "clone", "--quiet", str(ROOT), str(clone)], Path(place))
+        seconds, printed = timed(["make", "run"], clone)
+        print(printed)
+        runs = [one(clone, seed, arguments.examples) for seed in dict.fromkeys([0, *arguments.seeds])]
+        params = timed([str(clone / ".venv/bin/malmoi"), "params", "runs/quickstart", "--json"], clone)[1]
+        found = {
+            "make_run": seconds,
+            "cores": os.cpu_count(),
+            "examples": arguments.examples,
+            "parameters": json.loads(params)["learned"]["total"],
+            "peak": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
+            "runs": runs,
+        }
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / "quickstart.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (RESULTS / "quickstart.md").write_text(report(found), encoding="utf-8")
+    print(report(found))
+
+
+if __name__ == "__main__":
+    main()
