@@ -4,6 +4,7 @@ The imports are read from the source (every one, also those inside functions), n
 """
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -156,12 +157,14 @@ def test_a_module_stays_readable_in_one_sitting(path: Path):
 
 @pytest.mark.parametrize("path", [p for p in MODULES if p.name != "__init__.py"], ids=dotted)
 def test_a_module_has_its_mirrored_test(path: Path):
+    """tests/room/test_module.py; a package inside a room (data/village/) has a folder whose tests name its modules."""
     inside = path.relative_to(SRC)
-    mirrors = [TESTS / inside.with_name(f"test_{path.name}")]
-    if len(inside.parts) > 2:  # a package inside a room (data/village/) may be tested by one file
-        mirrors.append(TESTS.joinpath(*inside.parts[:-2], f"test_{inside.parts[-2]}.py"))
-        mirrors.append(TESTS.joinpath(*inside.parts[:-2], f"test_{inside.parts[-2]}_{path.name}"))
-    assert any(mirror.is_file() for mirror in mirrors), f"none of {[str(m.relative_to(TESTS)) for m in mirrors]}"
+    if (TESTS / inside.with_name(f"test_{path.name}")).is_file():
+        return
+    assert len(inside.parts) > 2, f"tests/{inside.with_name(f'test_{path.name}').as_posix()} is missing"
+    tests = sorted((TESTS / inside.parent).glob("test_*.py"))
+    named = [test for test in tests if path.stem in re.findall(r"[a-z]+", f"{test.stem} {test.read_text('utf-8')}")]
+    assert named, f"no test in tests/{inside.parent.as_posix()} names {dotted(path)}"
 
 
 def in_a_fresh_python(code: str) -> str:

@@ -21,7 +21,10 @@ def test_learn_reads_a_table_by_a_template(malmoi, tmp_path: Path):
     out = tmp_path / "tokens"
     outcome = malmoi("tokenizer", "learn", table, "--template", r"{en}\n{fr}", "--vocab-size", 275, "-o", out)
     assert outcome.code == 0, outcome.err
-    assert len(GPT4Tokenizer.from_pretrained(out).encode("the cat")) < len("the cat")
+    tokenizer = GPT4Tokenizer.from_pretrained(out)
+    assert len(tokenizer.encode("the cat")) < len("the cat")
+    backslashes = [index for index in range(len(tokenizer)) if tokenizer.token_bytes(index).count(b"\\")]
+    assert len(backslashes) == 1, "the template's line break was learned as a backslash and an n"
 
 
 def test_a_vocabulary_larger_than_the_text_can_fill(malmoi, corpus: Path, tmp_path: Path):

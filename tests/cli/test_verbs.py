@@ -1,5 +1,7 @@
 """The list of verbs, laziness, unknown words, exit codes: what every verb shares."""
 
+import errno
+import os
 import subprocess
 import sys
 
@@ -84,6 +86,16 @@ def test_ctrl_c_exits_130_without_a_trace(malmoi, monkeypatch):
     assert "Traceback" not in outcome.err
 
 
+def test_a_full_disk_is_said_in_one_line(malmoi, monkeypatch):
+    from malmoi.cli import params
+
+    def full(name):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/somewhere/model.safetensors")
+
+    monkeypatch.setattr(params, "describe", full)
+    malmoi("params", "nano").is_one_clear_error("/somewhere/model.safetensors", os.strerror(errno.ENOSPC))
+
+
 def test_a_bug_is_called_a_bug_and_debug_shows_where(malmoi, monkeypatch):
     from malmoi.cli import params
 
@@ -118,8 +130,6 @@ def test_shell_completion_offers_verbs_and_options(shell: str):
     environment = {"_MALMOI_COMPLETE": f"complete_{shell}", "COMP_WORDS": "malmoi tr", "COMP_CWORD": "1"}
     environment |= {"_TYPER_COMPLETE_ARGS": "malmoi tr", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
     code = "import sys; from malmoi.cli import main; sys.exit(main([]))"
-    import os
-
     result = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -132,8 +142,6 @@ def test_shell_completion_offers_verbs_and_options(shell: str):
 
 
 def test_output_survives_an_encoding_without_hangul():
-    import os
-
     code = "import sys; from malmoi.cli import main; sys.exit(main(['explain', 'temperature', '--lang', 'ko']))"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}

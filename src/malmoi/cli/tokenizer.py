@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from malmoi.cli.console import console, count, print_json, read_stdin, setting, table
+from malmoi.cli.data import unescaped
 from malmoi.cli.folders import model_folder
 from malmoi.config import MalmoiError
 
@@ -175,7 +176,7 @@ def _read(paths: list[str], field: str | None, template: str | None) -> Iterator
     from malmoi.config import SourceConfig
     from malmoi.data.corpus import read
 
-    return read(SourceConfig(path=tuple(paths), field=field, template=template))
+    return read(SourceConfig(path=tuple(paths), field=field, template=unescaped(template)))
 
 
 def _shown(piece: bytes) -> str:
