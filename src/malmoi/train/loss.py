@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 IGNORED = -100
+TINY = 1e-30  # a probability below it is not read off the softmax
 CHUNK_NUMBERS = 1 << 22  # logits worked on at a time: 16 MiB in fp32, near a desktop processor's cache
 
 
@@ -79,11 +80,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 part = slice(start, start + rows)
                 targets = labels[part].unsqueeze(1)  # (C, 1)
                 logits = torch.mm(hidden[part], weight.t()).float()  # (C, V)
-                normalizer = torch.logsumexp(logits, dim=1, keepdim=True)
-                total += (normalizer - logits.gather(1, targets)).sum()
                 if not wants_hidden and not wants_weight:
+                    total += _surprise(logits, targets).sum()
                     continue
-                slope = logits.sub_(normalizer).exp_()  # softmax, in the place of the logits
+                slope = torch.softmax(logits, dim=1)
+                chance = slope.gather(1, targets)
+                rounded_off = bool((chance < TINY).any())  # its logarithm would be wrong or infinite
+                total += (_surprise(logits, targets) if rounded_off else chance.log().neg()).sum()
                 slope.scatter_add_(1, targets, slope.new_full((), -1.0).expand_as(targets))  # minus the truth
                 slope = slope.to(hidden.dtype)
                 if hidden_grad is not None:
@@ -104,6 +107,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
             None if weight_grad is None else weight_grad.mul_(scale).to(ctx.weight_dtype),
             None,
         )
+
+
+def _surprise(logits: Tensor, targets: Tensor) -> Tensor:
+    """-log p of the targets (C, 1) from logits (C, V), however small p is."""
+    return torch.logsumexp(logits, dim=1, keepdim=True) - logits.gather(1, targets)
 
 
 def _accumulate(total: Tensor | None, slope: Tensor, hidden: Tensor) -> Tensor:
