@@ -5,7 +5,7 @@
       optimizer.safetensors   the optimizers' state, `<parameter>:<state>` by name (no pickle)
       state.json              step, progress, watch, settings, data fingerprint
       ...                     whatever the caller's `extra` adds (tokenizer, config.json)
-      manifest.json           size and SHA-256 of every file above: written last
+      manifest.json           size and SHA-256 of every file above and of itself: written last
 
 A checkpoint is written into a hidden temporary folder, every file is flushed to the disk, the manifest follows, and one
 rename makes it appear. Whatever happens (a kill, a full disk, a power cut, a flipped bit), a folder whose files do not
@@ -81,7 +81,8 @@ def save(
             if file.is_file()
         }
         manifest = temporary / MANIFEST
-        manifest.write_text(json.dumps({"format": 1, "step": step, "files": files}, indent=1) + "\n", encoding="utf-8")
+        entries = {"format": 1, "step": step, "files": files}
+        manifest.write_text(json.dumps({**entries, "sha256": _digest_of(entries)}, indent=1), encoding="utf-8")
         _sha256_and_flush(manifest)
         _flush_folder(temporary)
         _swap_in(temporary, target)
@@ -140,6 +141,8 @@ def fault_of(path: Path) -> str | None:
     """What is wrong with a checkpoint folder, in words; None if every file is the one that was written."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        if manifest.pop("sha256") != _digest_of(manifest):
+            return f"{MANIFEST} is not the file that was written (its own SHA-256 differs)"
         files = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in manifest["files"].items()}
     except FileNotFoundError:
         return f"{MANIFEST} is missing, so the writing was not finished"
@@ -236,6 +239,10 @@ def _swap_in(temporary: Path, target: Path) -> None:
         _remove(target)
     temporary.rename(target)
     _flush_folder(target.parent)
+
+
+def _digest_of(entries: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(file: Path) -> str:

@@ -1,0 +1,79 @@
+"""How long to train: the shortest of the limits, epochs counted exactly, minutes measured on a copy of the model."""
+
+import pytest
+import torch
+from tiny_run import PatternBatches, tiny_model
+
+from malmoi.config import TrainConfig
+from malmoi.train.budget import settle, steps_in_epochs, steps_in_minutes, time_steps
+from malmoi.train.precision import Precision
+from malmoi.train.step import StepResult, optimizer_step
+
+FP32 = Precision(torch.float32, torch.float32, "cpu")
+
+
+class Uneven:
+    def steps_per_epoch(self, epoch):
+        return (10, 11, 10)[epoch]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "accumulation", "steps"), [(1, 1, 10), (2, 1, 21), (0.25, 1, 3), (1.5, 1, 16), (2, 4, 6), (0.001, 8, 1)]
+)
+def test_epochs(epochs, accumulation, steps):
+    assert steps_in_epochs(epochs, Uneven(), accumulation) == steps
+
+
+def test_minutes_pay_for_steps_and_evaluations():
+    config = TrainConfig(max_minutes=1, eval_steps=10)
+    # 60 s * 0.97 - 5 s spent - 2 s for the last evaluation = 51.2 s at 0.1 s a step and 0.2 s of evaluation a step
+    assert steps_in_minutes(config, 5.0, 0.1, 2.0) == 170
+    assert steps_in_minutes(config, 100.0, 0.1, 2.0) == 1  # a budget that is gone still makes a step
+
+
+def test_whichever_limit_comes_first():
+    def clock():
+        return 0.0, 0.582, 0.0
+
+    batches = PatternBatches(per_epoch=10)
+    assert settle(TrainConfig(max_steps=30), batches, clock) == (30, None)
+    assert settle(TrainConfig(num_train_epochs=2), batches, clock) == (20, None)
+    assert settle(TrainConfig(max_minutes=1), batches, clock) == (100, 0.582)
+    assert settle(TrainConfig(max_minutes=1, max_steps=30, num_train_epochs=5), batches, clock) == (30, 0.582)
+    assert settle(TrainConfig(max_minutes=1, max_steps=300), batches, clock) == (100, 0.582)
+    assert settle(TrainConfig(), batches, clock) == (10, None)  # nothing said: one epoch
+
+
+def test_timing_uses_the_real_step_on_a_copy():
+    model, batches, seen = tiny_model(), PatternBatches(), []
+    before = [p.clone() for p in model.parameters()]
+
+    def step(trial, *arguments, **keywords) -> StepResult:
+        seen.append(trial)
+        return optimizer_step(trial, *arguments, **keywords)
+
+    per_step, per_evaluation = time_steps(
+        model,
+        lambda number: [batches.batch(number)],
+        [batches.batch(0)] * 3,
+        TrainConfig(max_minutes=0.01),
+        FP32,
+        step,
+        lambda: len(seen) >= 5,
+    )
+    assert len(seen) == 5 and all(trial is not model for trial in seen)
+    assert per_step > 0 and per_evaluation > 0
+    assert all(torch.equal(a, b) and a.grad is None for a, b in zip(model.parameters(), before, strict=True))
+
+
+def test_a_step_longer_than_the_budget_is_timed_once():
+    seen = []
+
+    def slow(*_, **__):
+        import time
+
+        seen.append(1)
+        time.sleep(0.02)
+
+    per_step, per_evaluation = time_steps(tiny_model(), lambda _: [], [], TrainConfig(max_minutes=0.0001), FP32, slow)
+    assert len(seen) == 1 and per_step >= 0.02 and per_evaluation < 0.02
