@@ -54,6 +54,17 @@ def test_a_table_in_a_pipe_is_plain_and_wide_enough(capsys):
     assert "\x1b" not in text
 
 
+def test_a_model_cannot_command_the_terminal(capsys, monkeypatch):
+    import sys
+
+    hostile = "\x1b]0;title\x07 안녕\n\x9b2J\x7f"
+    console.write(hostile)
+    assert capsys.readouterr().out == hostile  # a pipe gets exactly what was written
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    console.write(hostile)
+    assert capsys.readouterr().out == "␛]0;title␇ 안녕\n\ufffd2J␡"
+
+
 def test_a_setting_is_explained_by_the_one_text_there_is():
     assert texts()["TrainConfig"]["learning_rate"]["en"]["what"].split()[0] in console.setting(
         "TrainConfig", "learning_rate"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cli.conftest import tiny_recipe
-from malmoi import GPT4LMHeadModel, GPT4Tokenizer
-from malmoi.cli.pipeline import Stage, resolve, run, village_parts
+from malmoi import GPT4LMHeadModel, GPT4Tokenizer, presets
+from malmoi.cli.pipeline import Stage, _model_config, resolve, run, village_parts
 from malmoi.config import MalmoiError, Recipe, SourceConfig
 
 
@@ -147,13 +147,14 @@ def test_resuming_needs_a_run(corpus: Path, tmp_path: Path):
 
 
 def test_what_follows_from_a_size_follows_anew_where_the_recipe_changes_it(corpus: Path):
-    recipe = tiny_recipe(corpus, model={"hidden_size": 256, "num_hidden_layers": 3})
-    settings = resolve(recipe)
-    from malmoi.cli.pipeline import _model_config
-
-    config = _model_config(recipe, "nano", 320, settings.train)
-    assert (config.head_dim, len(config.layer_types), config.num_key_value_heads) == (64, 3, 2)
-    assert config.intermediate_size > 352
+    nano = presets.size("nano")
+    recipe = tiny_recipe(corpus, model={"hidden_size": 2 * nano.hidden_size, "num_hidden_layers": 3})
+    config = _model_config(recipe, "nano", 320, resolve(recipe).train)
+    assert len(config.layer_types) == 3
+    assert config.num_attention_heads == nano.num_attention_heads
+    assert config.num_key_value_heads == nano.num_key_value_heads
+    assert config.head_dim == 2 * nano.head_dim
+    assert config.intermediate_size > nano.intermediate_size
 
 
 def test_the_village_in_parts_is_the_village(tmp_path: Path):

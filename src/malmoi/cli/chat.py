@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from malmoi.cli import options
-from malmoi.cli.console import console
+from malmoi.cli.console import console, harmless, write
 from malmoi.cli.folders import open_model
 from malmoi.config import GenerationConfig, MalmoiError, nearest
 
@@ -151,10 +151,9 @@ class Conversation:
 
             from malmoi.cli.surprise import colour
 
-            console().print(Text(token.text, style=colour(token.trace)), end="", soft_wrap=True)
+            console().print(Text(harmless(token.text), style=colour(token.trace)), end="", soft_wrap=True)
         else:
-            sys.stdout.write(token.text)
-        sys.stdout.flush()
+            write(token.text)
 
 
 def _handle(talk: Conversation, line: str) -> bool:

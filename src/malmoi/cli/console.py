@@ -92,6 +92,22 @@ def setting(record: str, field: str) -> str:
     return escape(texts()[record][field]["en"]["what"].strip())
 
 
+# What a model writes is text, never a command to the terminal: control characters are shown as pictures of themselves.
+_SHOWN = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"}
+_SHOWN |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+
+
+def write(text: str) -> None:
+    """Write at once what a model said: exactly in a pipe, harmlessly in a terminal."""
+    sys.stdout.write(harmless(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
+
+
+def harmless(text: str) -> str:
+    """The text with control characters, such as the one that begins a terminal's commands, made visible."""
+    return text.translate(_SHOWN)
+
+
 def read_stdin() -> str:
     """Standard input as text; broken UTF-8 is named by its byte."""
     data = sys.stdin.buffer.read()

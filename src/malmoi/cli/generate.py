@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from malmoi.cli import options
-from malmoi.cli.console import console, print_json, read_stdin
+from malmoi.cli.console import console, print_json, read_stdin, write
 from malmoi.cli.folders import open_model
 
 if TYPE_CHECKING:
@@ -75,15 +74,13 @@ def _stream(model: GPT4LMHeadModel, tokenizer: GPT4Tokenizer, text: str, setting
     tokens = stream(
         model, tokenizer, tokenizer.encode(text), trace=trace, **settings
     )  # raises before anything is shown
-    sys.stdout.write(text)
+    write(text)
     traces = []
     for token in tokens:
-        sys.stdout.write(token.text)
-        sys.stdout.flush()
+        write(token.text)
         if token.trace is not None:
             traces.append(token.trace)
-    sys.stdout.write("\n")
-    sys.stdout.flush()
+    write("\n")
     if trace:
         from malmoi.cli.surprise import trace_table
 
@@ -112,7 +109,7 @@ def _together(
         return
     for number, (written, why) in enumerate(zip(texts, traces, strict=True), start=1):
         console().print(f"[dim]--- {number} of {len(texts)}[/dim]")
-        print(text + written, flush=True)
+        write(f"{text}{written}\n")
         if trace:
             from malmoi.cli.surprise import trace_table
 

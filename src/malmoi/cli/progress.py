@@ -41,6 +41,8 @@ class Screen:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+        elif self._stage and self.console.is_terminal:
+            self.console.print()
 
     def __call__(self, event: Stage | Step) -> None:
         if isinstance(event, Stage):
@@ -62,6 +64,9 @@ class Screen:
 
     def _show_stage(self, stage: Stage) -> None:
         text = f"{stage.name}: {stage.text}"
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
         if not self.console.is_terminal:
             now = time.monotonic()
             if stage.name != self._stage or now - self._last_line >= self.lines_every:
@@ -95,6 +100,7 @@ class Screen:
                 TextColumn("{task.description}"),
                 console=self.console,
                 expand=True,
+                refresh_per_second=4,
             )
             self._task = self._bar.add_task("", total=step.max_steps)
             self._bar.start()

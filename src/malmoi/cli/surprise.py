@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from malmoi.cli.console import table
+from malmoi.cli.console import harmless, table
 
 if TYPE_CHECKING:
     from malmoi.generate.trace import TokenTrace
@@ -29,7 +29,7 @@ def colour(trace: TokenTrace) -> str:
 
 def visible(text: str) -> str:
     """A token's text with its line breaks and leading spaces to be seen."""
-    return text.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "·")
+    return harmless(text).replace("\n", "⏎").replace("\t", "⇥").replace(" ", "·")
 
 
 def trace_table(traces: list[TokenTrace]) -> Any:

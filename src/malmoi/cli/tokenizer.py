@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from malmoi.cli.console import console, count, print_json, read_stdin, setting, table
+from malmoi.cli.console import console, count, harmless, print_json, read_stdin, setting, table
 from malmoi.cli.data import unescaped
 from malmoi.cli.folders import model_folder
 from malmoi.config import MalmoiError
@@ -182,7 +182,7 @@ def _read(paths: list[str], field: str | None, template: str | None) -> Iterator
 def _shown(piece: bytes) -> str:
     """A token's bytes as text; parts of a character as hexadecimal."""
     try:
-        return piece.decode("utf-8").replace("\n", "⏎\n")
+        return harmless(piece.decode("utf-8")).replace("\n", "⏎\n")
     except UnicodeDecodeError:
         return "".join(f"<{byte:02x}>" for byte in piece)
 
