@@ -131,7 +131,7 @@ def test_evaluation_is_the_mean_over_targets_without_dropout():
     sums = [cross_entropy(model.eval(), batch) for batch in batches]
     tokens = sum(count for _, count in sums)
     assert first.tokens == tokens == sum(batch.num_target_tokens for batch in batches)
-    assert first.loss == pytest.approx(sum(float(nats) for nats, _ in sums) / tokens)
+    assert first.loss == pytest.approx(sum(nats.item() for nats, _ in sums) / tokens)
     assert first.bits_per_byte == pytest.approx(first.loss / math.log(2) / 2)  # two bytes a token there
 
 
