@@ -91,3 +91,14 @@ def test_no_plot_without_numbers_or_without_matplotlib(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert plot(tmp_path) is None
     assert not (tmp_path / "loss.png").exists()
+
+
+def test_a_korean_title_never_becomes_boxes(tmp_path):
+    pytest.importorskip("matplotlib")
+    import warnings
+
+    written(tmp_path, range(1, 5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns of a glyph that is missing
+        assert plot(tmp_path, "마을 이야기") is not None
+        assert plot(tmp_path, "Élan") is not None

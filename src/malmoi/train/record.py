@@ -107,6 +107,28 @@ def versions() -> dict[str, Any]:
     }
 
 
+HANGUL_FONTS = (
+    "Noto Sans CJK KR",
+    "Noto Sans KR",
+    "NanumGothic",
+    "Malgun Gothic",
+    "Apple SD Gothic Neo",
+    "AppleGothic",
+)
+
+
+def _fonts_for(text: str) -> list[str]:
+    """Font families that can write `text`; none where it has Hangul and no Korean font is installed."""
+    from matplotlib import font_manager
+
+    standard = ["DejaVu Sans"]  # comes with matplotlib
+    if all(character < "\u1100" for character in text):
+        return standard
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    korean = [name for name in HANGUL_FONTS if name in installed]
+    return standard + korean if korean else []
+
+
 def plot(folder: Path | str, title: str = "") -> Path | None:
     """Draw `loss.png` from `metrics.jsonl`. None without matplotlib (extra `plots`) or without numbers."""
     folder = Path(folder)
@@ -139,7 +161,11 @@ def plot(folder: Path | str, title: str = "") -> Path | None:
             ha="center",
             fontsize=9,
         )
-    axes.set(xlabel="step", ylabel="loss (nats per token)", title=title or folder.resolve().name)
+    axes.set(xlabel="step", ylabel="loss (nats per token)")
+    title = title or folder.resolve().name
+    fonts = _fonts_for(title)
+    if fonts:
+        axes.set_title(title, family=fonts)
     axes.grid(alpha=0.3)
     axes.legend()
     temporary = folder / f".{PLOT}.{os.getpid()}"

@@ -25,8 +25,8 @@ WORDS = {
             "smaller model; fewer epochs."
         ),
         "ko": (
-            "과적합: {low_step}단계 이후 검증 손실은 {rise:.3f} 올라 {held_out:.3f}이 되었고, 훈련 손실은 {fall:.3f} "
-            "내려 {training:.3f}이 되었습니다. 두 손실의 차이는 {gap:.3f}입니다. 모델이 훈련용 글을 외우고 있습니다. "
+            "과적합: {low_step}단계 이후 검증 손실은 {rise:.3f} 올랐고(지금 {held_out:.3f}), 훈련 손실은 {fall:.3f} "
+            "내렸습니다(지금 {training:.3f}). 두 손실의 차이는 {gap:.3f}입니다. 모델이 훈련용 글을 외우고 있습니다. "
             "효과가 큰 순서로: 글을 더 많이, 더 다양하게 모으기; 여기서 멈추기(early_stopping_patience: 3, 가장 좋았던 "
             "것은 {low_step}단계); residual_dropout: 0.1; weight_decay 높이기; 모델 줄이기; 에폭 줄이기."
         ),
@@ -39,9 +39,9 @@ WORDS = {
             "residual_dropout: 0.1 would delay it."
         ),
         "ko": (
-            "두 손실이 벌어지고 있습니다: 검증 {held_out:.3f}, 훈련 {training:.3f}. 차이가 {least_gap:.3f}"
-            "({least_step}단계)에서 {gap:.3f}로 커졌습니다. 검증 손실이 나빠지지는 않았으므로 아직 해롭지 않습니다. "
-            "나빠지기 시작해도 가장 좋은 체크포인트는 남습니다. 더 다양한 글이나 residual_dropout: 0.1이 이를 늦춥니다."
+            "두 손실이 벌어지고 있습니다: 검증 {held_out:.3f}, 훈련 {training:.3f}. 차이: {least_gap:.3f}"
+            "({least_step}단계) → {gap:.3f}. 검증 손실이 나빠지지는 않았으므로 아직 해롭지 않습니다. 나빠지기 "
+            "시작해도 가장 좋은 체크포인트는 남습니다. 더 다양한 글이나 residual_dropout: 0.1이 이를 늦춥니다."
         ),
     },
     "stopped": {
@@ -111,11 +111,12 @@ class Watch:
         numbers.update(least_gap=least_gap, least_step=least_step)
         since_low = sum(entry[0] > low_step for entry in finite)
         if since_low >= 2 and fall > 0 and rise > RISING * abs(low):
-            if rise < 1.5 * self.told_rise:
+            if rise < 2 * self.told_rise:
                 return ""  # said already, and not much worse
             self.told_rise = rise
             return "overfitting"
-        widened = gap - least_gap > PARTING * abs(held_out) and gap > 0
+        # Early on the training mean lags behind the falling loss, and the gap is negative: that is no baseline.
+        widened = gap - max(least_gap, 0.0) > PARTING * abs(held_out)
         if widened and finite[-2][2] - finite[-2][1] > least_gap and not self.told_parting and not self.told_rise:
             self.told_parting = True
             return "parting"
