@@ -96,8 +96,7 @@ class _Run:
         self.watch = Watch(config.early_stopping_patience, config.early_stopping_threshold)
         self.best_weights: dict[str, Tensor] | None = None  # only where there is no folder to keep them in
         self.notes: list[tuple[str, str]] = []  # (event, message) for the next Step
-        self.max_steps = 0  # not settled yet
-        self.saved_step: int | None = None
+        self.max_steps, self.saved_step = 0, -1  # not settled yet; not saved yet
         self.record: record.Record | None = None
 
     def find_start(self, resume: bool) -> None:
@@ -239,8 +238,9 @@ class _Run:
         return result
 
     def _micro_batches(self, step: int) -> list[Any]:
+        # Made here and now: a batch takes 0.6 ms beside a step of 300, so a thread to prepare it would not pay.
         count = self.config.gradient_accumulation_steps
-        return [self.batches.batch(step * count + index) for index in range(count)]
+        return [self.batches.batch(number) for number in range(step * count, (step + 1) * count)]
 
     def _evaluate_if_due(self) -> HeldOut | None:
         progress = self.progress

@@ -164,7 +164,10 @@ class Optimizers:
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Take the state back, bit for bit. Raises `MalmoiError` if it belongs to other parameters."""
         owner = {
-            self.names[p]: (member, p) for member in self.members for g in member.param_groups for p in g["params"]
+            self.names[parameter]: (member, parameter, bool(group.get("fused")))
+            for member in self.members
+            for group in member.param_groups
+            for parameter in group["params"]
         }
         for member in self.members:
             member.state.clear()
@@ -172,13 +175,13 @@ class Optimizers:
             name, _, key = full_name.rpartition(":")
             if name not in owner:
                 raise MalmoiError(f"The optimizer state holds '{full_name}', but the model has no parameter '{name}'.")
-            member, parameter = owner[name]
+            member, parameter, fused = owner[name]
             if tensor.ndim and tensor.shape != parameter.shape:
                 raise MalmoiError(
                     f"The optimizer state '{full_name}' has shape {tuple(tensor.shape)}, but the parameter has "
                     f"{tuple(parameter.shape)}."
                 )
-            device = parameter.device if tensor.ndim else tensor.device
+            device = parameter.device if tensor.ndim or fused else tensor.device  # a step counter may stay on the CPU
             member.state[parameter][key] = tensor.to(device, copy=True)
 
 
