@@ -2,9 +2,9 @@
 
     python benchmarks/quickstart.py --seeds 0 1 2
 
-Clones the committed state of this repository into a temporary folder, runs `make run` there (seed 0) with a clock beside
-it, then `malmoi quickstart` with the other seeds; and examines each model on many held-out examples. Packages should have been downloaded
-before, since the clock is meant for the machine and not for the network.
+Clones the committed state of this repository into a temporary folder, runs `make run` there (seed 0) with a clock
+beside it, then `malmoi quickstart` with the other seeds; and examines each model on many held-out examples. Packages
+should have been downloaded before, since the clock is meant for the machine and not for the network.
 
 Writes docs/results/quickstart.md and docs/results/quickstart.json.
 """
@@ -72,9 +72,9 @@ def report(found: dict[str, Any]) -> str:
     lines = [
         "# Quickstart",
         "",
-        f"Written by `benchmarks/quickstart.py`. {found['cores']} CPU cores; {len(runs)} seeds ({found['examples']} examples "
-        "of each task in each language, none of whose combinations occurs in training; greedy; an answer is right when it "
-        "equals the expected line).",
+        f"Written by `benchmarks/quickstart.py`. {found['cores']} CPU cores; {len(runs)} seeds ({found['examples']} "
+        "examples of each task in each language, none of whose combinations occurs in training; greedy; an answer is "
+        "right when it equals the expected line).",
         "",
         "| | |",
         "|---|---|",
@@ -95,9 +95,8 @@ def report(found: dict[str, Any]) -> str:
     ]
     for number, row in enumerate(first["answers"]["rows"]):
         shares = [run["answers"]["rows"][number]["exact"] for run in runs]
-        lines.append(
-            f"| {row['task']} | {row['language']} | {statistics.mean(shares):.1%} | {min(shares):.0%}–{max(shares):.0%} |"
-        )
+        seeds = f"{min(shares):.0%}–{max(shares):.0%}"
+        lines.append(f"| {row['task']} | {row['language']} | {statistics.mean(shares):.1%} | {seeds} |")
     for task in first["answers"]["tasks"]:
         shares = [run["answers"]["tasks"][task]["exact"] for run in runs]
         aim = f" (aim {AIMS[task]:.0%})" if task in AIMS else ""

@@ -146,7 +146,7 @@ def report(results: dict[str, dict[str, Any]]) -> str:
     lines = [
         "# Real text",
         "",
-        f"Written by `benchmarks/real_text.py`: {os.cpu_count()} CPU cores, torch {torch.__version__}. The size's default "
+        f"Written by `benchmarks/real_text.py`: {os.cpu_count()} CPU cores, torch {torch.__version__}. The size's own "
         "recipe, a tokenizer learned from the training files, a fixed time; nothing was tuned on these files. The "
         "validation files are scored whole and were never trained on.",
         "",

@@ -27,7 +27,7 @@ def test_the_table_of_the_docstring_is_true(name):
     [("nano", 1e6), ("micro", 5e6), ("mini", 20e6), ("small", 125e6), ("medium", 350e6), ("large", 800e6)],
 )
 def test_sizes_are_about_what_their_names_promise(name, about):
-    assert count_parameters(presets.size(name)) == pytest.approx(about, rel=0.06)
+    assert count_parameters(presets.size(name)) == pytest.approx(about, rel=0.1)
 
 
 def test_bigger_names_are_bigger_and_learn_more_carefully():

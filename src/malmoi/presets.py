@@ -7,7 +7,7 @@ network the same weight as the classic fourfold one.
 
 | name   | parameters  | at home on                                      |
 |--------|-------------|-------------------------------------------------|
-| nano   | 1,066,624   | two CPU cores, minutes: the quickstart          |
+| nano   | 996,608     | two CPU cores, minutes: the quickstart          |
 | micro  | 5,476,352   | a laptop, an hour                               |
 | mini   | 19,375,232  | a laptop overnight, or a small GPU in an hour   |
 | small  | 125,849,856 | one GPU: the size of GPT-1 and the first GPT-2  |
@@ -48,7 +48,7 @@ class _Row:
 
 
 _DIAL = {
-    "nano": _Row(128, 4, 2, 2, 352, 2048, 256, 256, 8, 1, 3e-3, 0.02),
+    "nano": _Row(128, 3, 2, 2, 352, 3072, 256, 256, 8, 1, 3e-3, 0.02),
     "micro": _Row(256, 6, 4, 2, 704, 4096, 512, 512, 8, 1, 3e-3, 0.02),
     "mini": _Row(384, 10, 6, 3, 1024, 8192, 512, 512, 16, 1, 2e-3, 0.02),
     "small": _Row(768, 12, 12, 4, 2048, 65_536, 1024, 1024, 16, 16, 1e-3, 0.015),

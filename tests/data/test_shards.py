@@ -77,6 +77,20 @@ def test_text_can_never_become_a_control_token(tokenizer, tmp_path):
     assert not any(special & set(token_file.ids(number)[:-1].tolist()) for number in (0, 1))
 
 
+@pytest.mark.parametrize(
+    "text", ["one two\nthree four\nfive", "아침 먹었어요?\n네, 먹었어요.\n그래요?", "🐈‍⬛ a\n🐈 b\nc"]
+)
+def test_what_is_given_is_read_but_not_learned(tokenizer, tmp_path, text):
+    first, second = text.index("\n") + 1, text.rindex("\n") + 1
+    documents = [Document(text=text, given=((0, first), (second, len(text)))), Document(text=text)]
+    made = build(documents, tokenizer, tmp_path / "tokens")
+    ids, mask = made.ids(0), made.loss_mask(0)
+    learned = b"".join(tokenizer.token_bytes(token) for token, bit in zip(ids[:-1], mask[:-1], strict=True) if bit)
+    assert learned.decode() == text[first:second]
+    assert mask[-1] == 1  # to stop is learned
+    assert made.loss_mask(1).all()
+
+
 def test_the_ruler_measures_text(tokenizer, tmp_path):
     token_file = build(made(0, 8), tokenizer, tmp_path / "tokens")
     for number in range(8):

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 MINUTES = 2.75
-VOCABULARY = 3072  # room for every word form of the three languages: a word in pieces is learned far more slowly
 DOCUMENTS_A_CORE = 32_000  # of the Village; about what a core learns from in MINUTES, so that little is seen twice
 MOST_DOCUMENTS = 400_000
 EXAMPLES = 40  # of each task in each language: some thousand answers
@@ -94,7 +93,6 @@ def recipe(minutes: float, size: str, seed: int) -> Recipe:
     return Recipe(
         data=data,
         size=size,
-        vocab_size=VOCABULARY,
         train={"max_minutes": minutes, "seed": seed, "eval_steps": 200, "save_steps": 1000, "eval_tokens": 30_000},
         generation={"temperature": SAMPLE_SETTINGS["temperature"]},
     )

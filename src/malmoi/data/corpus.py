@@ -33,12 +33,15 @@ _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "ass
 class Document:
     """The unit of learning: a text (or a conversation) that the model never reads across the end of.
 
-    `messages` is a conversation, `({"role": "user", "content": "..."}, ...)`; where it is given, `text` is empty.
+    `messages` is a conversation, `({"role": "user", "content": "..."}, ...)`; where it is set, `text` is empty.
+    `given` names parts of `text` (start, end in characters) that are read but not learned, as a person's turns in a
+    conversation are: a model that shall answer need not learn to guess the question.
     `source`, `id` and `license` say where the document comes from, and follow it into the token file.
     """
 
     text: str = ""
     messages: tuple[Mapping[str, Any], ...] | None = None
+    given: tuple[tuple[int, int], ...] = ()
     source: str = ""
     id: str = ""
     license: str = ""

@@ -5,11 +5,11 @@ the same folder:
 
 ```
 manifest.json            written last: sizes and SHA-256 of every file, the tokenizer's, sources and licences
-shard-00000.ids          every token of the shard's documents, one after another (uint16 where the vocabulary fits,
-else uint32) shard-00000.documents    one record a document: where it ends, the hash of its text, its size in bytes,
-its source shard-00000.names        the documents' own names, one a line shard-00000.mask         one byte a token: 1
-where the model shall learn it (only where a document is a conversation) token_bytes.u16          how many bytes of
-text each token of the vocabulary stands for: the ruler for bits per byte
+shard-00000.ids          every token of the shard's documents, one after another: uint16, or uint32 where it must
+shard-00000.documents    one record a document: where it ends, the hash of its text, its size in bytes, its source
+shard-00000.names        the documents' own names, one a line
+shard-00000.mask         one byte a token: 1 where the model shall learn it (only if a document is not learned whole)
+token_bytes.u16          how many bytes of text each token stands for: the ruler for bits per byte
 ```
 
 Numbers are little-endian. Files are memory-mapped, so a corpus may be larger than memory. Every document ends with the
@@ -258,7 +258,7 @@ def _batches(documents: Iterable[Document]) -> Iterator[tuple[list[Document], li
 
 
 def _encode(batch: list[Document], tokenizer: Any) -> tuple[list[Sequence[int]], list[Sequence[int] | None]]:
-    """Ids of each document with its end-of-text token, and the loss mask of those that are conversations."""
+    """Ids of each document with its end-of-text token, and the loss mask of those that are not learned as a whole."""
     plain = iter(tokenizer.encode_batch([document.text for document in batch if document.messages is None]))
     end_of_text = tokenizer.eos_token_id
     ids: list[Sequence[int]] = []
@@ -266,7 +266,7 @@ def _encode(batch: list[Document], tokenizer: Any) -> tuple[list[Sequence[int]],
     for document in batch:
         if document.messages is None:
             ids.append([*next(plain), end_of_text])
-            masks.append(None)
+            masks.append(_learned(document, ids[-1], tokenizer) if document.given else None)
             continue
         from malmoi.tokens import chat
 
@@ -281,6 +281,20 @@ def _encode(batch: list[Document], tokenizer: Any) -> tuple[list[Sequence[int]],
         ids.append(rendered)
         masks.append(mask)
     return ids, masks
+
+
+def _learned(document: Document, ids: Sequence[int], tokenizer: Any) -> Sequence[int]:
+    """The loss mask of a text with given parts: 0 for tokens that begin in one."""
+    mask, place, begin = [1] * len(ids), 0, 0  # place: how many bytes of the text the tokens before have covered
+    ends = [tuple(len(document.text[:edge].encode()) for edge in span) for span in document.given]
+    for index, token in enumerate(ids[:-1]):
+        while begin < len(ends) and place >= ends[begin][1]:
+            begin += 1
+        if begin == len(ends):
+            break
+        mask[index] = int(place < ends[begin][0])
+        place += len(tokenizer.token_bytes(token))
+    return mask
 
 
 def _write_shard(
@@ -298,7 +312,7 @@ def _write_shard(
     names: list[str] = []
     sources: dict[tuple[str, str], int] = {}
     tokens = size = 0
-    conversations = False
+    partly = False  # is there a document that is not learned as a whole?
     for batch, texts in _batches(documents):
         encoded, batch_masks = _encode(batch, tokenizer)
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
@@ -317,7 +331,7 @@ def _write_shard(
         mask = np.ones(len(flat), np.uint8)
         for end, one in zip(np.cumsum(lengths), batch_masks, strict=True):
             if one is not None:
-                conversations = True
+                partly = True
                 mask[end - len(one) : end] = one
         masks.append(mask)
         records.append(record)
@@ -330,7 +344,7 @@ def _write_shard(
         "ids": ids,
         "documents": [table],
         "names": ["\n".join(names).encode("utf-8", "replace")],
-        **({"mask": masks} if conversations else {}),
+        **({"mask": masks} if partly else {}),
     }
     stem = f"shard-{number:05d}"
     files = {f"{stem}.{kind}": _write(folder / f"{stem}.{kind}", content) for kind, content in contents.items()}

@@ -171,7 +171,7 @@ class TokenFile:
         return self.shards[shard].ids[begin:end]
 
     def loss_mask(self, document: int) -> np.ndarray:
-        """(T,) 1 where the model shall learn the token: everything of a text, the answers of a conversation."""
+        """(T,) 1 where the model shall learn the token: of a text what is not given, of a conversation the answers."""
         shard, begin, end = self._place(document)
         mask = self.shards[shard].mask
         return np.ones(end - begin, np.uint8) if mask is None else mask[begin:end]

@@ -146,3 +146,22 @@ def test_a_sum_is_right_when_its_result_is():
 def test_mistakes_are_named(call, message):
     with pytest.raises(MalmoiError, match=message):
         call()
+
+
+def test_most_tasks_teach_only_their_answers():
+    whole = 0
+    found = [document for document in village.documents(2, "train", 0, 2000) if document.messages is None]
+    for document in found:
+        task = document.id.split("/")[-2]
+        whole += not document.given
+        lines, at = document.text.splitlines(keepends=True), 0
+        for number, line in enumerate(lines):
+            posed = (at, at + len(line)) in document.given
+            at += len(line)
+            if task == "story":
+                assert not (posed and number % 2 == 0)
+            elif document.given:
+                begins_with_a_story = task.startswith("question")
+                is_answer = number >= 2 and number % 2 == 0 if begins_with_a_story else number % 2 == 1
+                assert posed != is_answer
+    assert 0.15 < whole / len(found) < 0.30

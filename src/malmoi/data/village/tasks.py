@@ -34,6 +34,11 @@ WEIGHTS: dict[str, float] = {
     "dialogue": 0.05,
 }
 
+# The share of task documents of which only the answers are learned, as in instruction tuning: half of the words of a
+# translation are a sentence that nobody could foresee, and their noise hides what the other half can teach. The rest
+# are learned whole, so that the model can pose tasks too.
+ANSWERS_ONLY = 0.8
+
 
 def labels(task: str) -> tuple[str, ...]:
     """The languages of a task; for translation the six directions (`en-ko`: from English to Korean)."""
@@ -96,6 +101,18 @@ def text_of(draw: Draw, task: str, language: str) -> str:
     return questions.document(draw, task, language)
 
 
+def questions_in(text: str, task: str) -> tuple[tuple[int, int], ...]:
+    """The lines of a document that pose a task, as (start, end) with their line break; what is left is the answers."""
+    lines = text.splitlines(keepends=True)
+    ends = list(itertools.accumulate(map(len, lines)))
+    spans = zip([0, *ends], ends, strict=False)
+    # A story is worth learning for itself; before a question's answer it is only what the question is about.
+    if task == "story":
+        return tuple(span for number, span in enumerate(spans) if number % 2 == 1)
+    first = 1 if task.startswith("question") else 0
+    return tuple(span for number, span in enumerate(spans) if number < first or (number - first) % 2 == 0)
+
+
 def documents(
     seed: int = 0,
     split: str = "train",
@@ -120,7 +137,9 @@ def documents(
         if task == "dialogue":
             yield Document(messages=dialogue.messages(draw, language), source="village", id=name, license="Apache-2.0")
         else:
-            yield Document(text=text_of(draw, task, language), source="village", id=name, license="Apache-2.0")
+            text = text_of(draw, task, language)
+            given = questions_in(text, task) if draw.chance(ANSWERS_ONLY) else ()
+            yield Document(text=text, given=given, source="village", id=name, license="Apache-2.0")
 
 
 def examples(task: str, language: str, n: int, seed: int = 0, split: str = "held_out") -> list[Example]:
