@@ -105,13 +105,13 @@ def one(name: str, task: dict[str, Any], folder: Path, arguments: argparse.Names
             model, tokenizer.encode(prompt), tokenizer=tokenizer, max_new_tokens=80, temperature=0.7, top_p=0.95, seed=1
         )
         samples.append({"prompt": prompt, "text": (made.texts or [""])[0]})
-    text_bytes = json.loads((folder / "tokens" / "manifest.json").read_text(encoding="utf-8"))
+    manifest = json.loads((folder / "tokens" / "manifest.json").read_text(encoding="utf-8"))
     return {
         "name": name,
         "figures": {
             "parameters": result.parameters,
             "vocabulary": len(tokenizer),
-            "training text (MB)": _bytes(text_bytes) / 1e6,
+            "training text (MB)": manifest["bytes"] / 1e6,
             "tokens seen": last.tokens,
             "epochs": last.tokens / result.train_tokens,
             "minutes of training": last.seconds / 60,
@@ -125,11 +125,6 @@ def one(name: str, task: dict[str, Any], folder: Path, arguments: argparse.Names
         "minutes in all": took / 60,
         "size": arguments.size,
     }
-
-
-def _bytes(manifest: dict[str, Any]) -> int:
-    """Bytes of text in a token file."""
-    return sum(source.get("bytes", 0) for source in manifest["sources"])
 
 
 def _mean(scores: dict[str, dict[str, Any]], what: str, weight: str) -> float:

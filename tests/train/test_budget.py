@@ -5,7 +5,7 @@ import torch
 from tiny_run import PatternBatches, tiny_model
 
 from malmoi.config import TrainConfig
-from malmoi.train.budget import settle, steps_in_epochs, steps_in_minutes, time_steps
+from malmoi.train.budget import reviewed, settle, steps_in_epochs, steps_in_minutes, time_steps
 from malmoi.train.precision import Precision
 from malmoi.train.step import StepResult, optimizer_step
 
@@ -77,3 +77,23 @@ def test_a_step_longer_than_the_budget_is_timed_once():
 
     per_step, per_evaluation = time_steps(tiny_model(), lambda _: [], [], TrainConfig(max_minutes=0.0001), FP32, slow)
     assert len(seen) == 1 and per_step >= 0.02 and per_evaluation < 0.02
+
+
+def test_a_plan_by_the_clock_follows_the_machine_while_the_rate_is_flat():
+    by_clock = TrainConfig(max_minutes=1.0, warmup_steps=10, decay_steps=0.4)
+    # 1,000 steps were planned; a step takes twice as long as it seemed
+    slower = reviewed(by_clock, 1000, 200, 23.28, 0.1164)
+    assert slower == 200 + int((60 * 0.97 - 23.28) / 0.1164) == 500
+    assert reviewed(by_clock, 1000, 200, 5.82, 0.0291) == 2000
+    # the tail has begun in one of the two plans, or the step is none of those that are reviewed
+    assert reviewed(by_clock, 1000, 650, 40.0, 0.06) == 1000
+    assert reviewed(by_clock, 1000, 400, 55.0, 0.14) == 1000
+    assert reviewed(by_clock, 1000, 201, 23.28, 0.1164) == 1000
+
+
+@pytest.mark.parametrize(
+    "other", [{"max_steps": 1000}, {"num_train_epochs": 2.0}, {"lr_scheduler_type": "cosine"}, {"max_minutes": None}]
+)
+def test_no_other_plan_is_reviewed(other):
+    config = TrainConfig(**{"max_minutes": 1.0, "warmup_steps": 10, **other})
+    assert reviewed(config, 1000, 200, 23.28, 0.1164) == 1000

@@ -367,7 +367,7 @@ def test_a_run_that_diverged_stops_and_says_what_was_seen(tmp_path):
     def hopeless(*arguments, **keywords) -> StepResult:
         if keywords["step"] < 6:
             return optimizer_step(*arguments, **keywords)
-        return StepResult(math.inf, math.nan, 10, False)
+        return StepResult(math.inf, math.nan, 10, 16, False)
 
     seen = []
     with pytest.raises(MalmoiError) as caught:

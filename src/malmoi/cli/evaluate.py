@@ -82,12 +82,12 @@ def _on_text(
 def _on_village(model: GPT4LMHeadModel, tokenizer: GPT4Tokenizer, n: int, seed: int) -> dict[str, Any]:
     from malmoi.evaluate import village_accuracy
 
-    with _working("answering") as progress:
+    with working("answering") as progress:
         return village_accuracy(model, tokenizer, n, seed, progress=progress)
 
 
 @contextlib.contextmanager
-def _working(what: str) -> Iterator[Callable[[int, int], None]]:
+def working(what: str) -> Iterator[Callable[[int, int], None]]:
     """A line on stderr that counts, in a terminal; nothing in a pipe."""
     screen = console(stderr=True)
     if not screen.is_terminal:

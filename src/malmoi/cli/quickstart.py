@@ -100,12 +100,12 @@ def recipe(minutes: float, size: str, seed: int) -> Recipe:
 
 def examine(model: GPT4LMHeadModel, tokenizer: GPT4Tokenizer, out: Path, seed: int) -> dict[str, Any]:
     """Exact answers on held-out combinations, and bits per byte of held-out documents."""
-    from malmoi.cli.evaluate import _working
+    from malmoi.cli.evaluate import working
     from malmoi.data.village import documents
     from malmoi.evaluate import bits_per_byte, village_accuracy
 
     begin = time.perf_counter()
-    with _working("answering questions about combinations it never saw") as progress:
+    with working("answering questions about combinations it never saw") as progress:
         answers = village_accuracy(model, tokenizer, EXAMPLES, seed, progress=progress)
     text = bits_per_byte(model, tokenizer, documents(seed, "held_out", 0, 400))
     return {"folder": str(out), "answers": answers, "text": text, "examined_in": time.perf_counter() - begin}

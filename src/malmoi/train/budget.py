@@ -1,9 +1,11 @@
-"""How long to train: a number of steps, settled once before the first one.
+"""How long to train: a number of steps, settled before the first one.
 
 `max_steps`, `num_train_epochs` and `max_minutes` may each be given; whichever is reached first ends the run. Minutes
-are turned into steps by timing real steps on a throw-away copy of the model, and from then on only the number of steps
-counts: it goes into the resolved settings and every checkpoint, so the learning-rate schedule and a resumed run are
-exact.
+are turned into steps by timing real steps on a throw-away copy of the model. The number goes into the resolved settings
+and every checkpoint, so that the learning-rate schedule and a resumed run go by steps and not by the clock.
+
+A machine's speed is not the same for three minutes on end. Where minutes alone limit the run, its length is therefore
+reviewed while the learning rate is flat (only there does the number of steps to come change nothing that was done).
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from malmoi.config import TrainConfig
 from malmoi.train.loss import evaluate
 from malmoi.train.optimizer import build
 from malmoi.train.precision import Precision
+from malmoi.train.schedule import learning_rate_factor
 from malmoi.train.step import StepFunction
 
 
@@ -27,6 +30,7 @@ class Clock(Protocol):
     def __call__(self) -> tuple[float, float, float]: ...
 
 
+REVIEW_EVERY = 50  # steps
 MARGIN = 0.97  # of the budget is planned: the rest goes to saving, plotting and a machine that is not alone
 
 
@@ -43,6 +47,21 @@ def settle(config: TrainConfig, batches: Any, clock: Clock) -> tuple[int, float 
         spent, per_step, per_evaluation = clock()
         limits.append(steps_in_minutes(config, spent, per_step, per_evaluation))
     return min(limits, default=0) or steps_in_epochs(1, batches, config.gradient_accumulation_steps), per_step
+
+
+def reviewed(config: TrainConfig, max_steps: int, step: int, spent: float, seconds_per_step: float) -> int:
+    """The number of steps that the clock allows as it now runs; `max_steps` itself where nothing is to be reviewed.
+
+    `spent`: seconds of the budget that are gone after `step` steps; `seconds_per_step`: what a step has taken on
+    average, evaluations included.
+    """
+    if config.max_minutes is None or config.max_steps is not None or config.num_train_epochs is not None:
+        return max_steps
+    if step % REVIEW_EVERY or config.lr_scheduler_type not in ("warmup_stable_decay", "constant"):
+        return max_steps
+    new = step + max(int((config.max_minutes * 60 * MARGIN - spent) / seconds_per_step), 1)
+    flat = all(learning_rate_factor(step, config, steps) == 1.0 for steps in (max_steps, new))
+    return new if flat else max_steps
 
 
 def steps_in_epochs(epochs: float, batches: Any, accumulation: int) -> int:
@@ -70,7 +89,7 @@ def time_steps(
     step_function: StepFunction,
     enough: Callable[[], bool] = lambda: False,
 ) -> tuple[float, float]:
-    """Seconds of a step (batches included; the lower quartile, after a warm-up) and of an evaluation, on a copy that is then
+    """Seconds of a step (batches included; lower quartile after a warm-up) and of an evaluation, on a copy that is then
     dropped.
 
     Takes about a second, or 2 % of `max_minutes` where that is more, and at least three steps unless `enough()`.

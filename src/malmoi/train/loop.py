@@ -22,7 +22,7 @@ from torch import Tensor
 
 from malmoi.config import MalmoiError, Recipe, TrainConfig
 from malmoi.train import checkpoint, precision, record
-from malmoi.train.budget import settle, time_steps
+from malmoi.train.budget import reviewed, settle, time_steps
 from malmoi.train.interruption import Interruption
 from malmoi.train.loss import HeldOut, evaluate, first_tokens
 from malmoi.train.messages import say
@@ -159,6 +159,12 @@ class _Run:
         missing = self.config.save_total_limit + 1 - len(checkpoint.steps_in(self.folder))
         needed = max(missing, 1) * checkpoint.bytes_needed(self.model, self.optimizer)
         checkpoint.require_space(self.folder, needed, "the checkpoints of this run")
+        self._describe()
+
+    def _describe(self) -> None:
+        """The resolved settings; written again at the end, when the number of steps is certain."""
+        if self.record is None:
+            return
         resolved = self.config.replace(max_steps=self.max_steps).model_dump(mode="json")
         settings = self.recipe.model_dump(mode="json") if self.recipe is not None else {}
         settings |= {"model": self._model_settings(), "train": resolved}
@@ -182,6 +188,7 @@ class _Run:
 
     def _steps(self, begin: float, interruption: Interruption) -> Iterator[Step]:
         done, progress = None, self.progress
+        first, arrived = progress.step, time.perf_counter()
         while not progress.stopped and progress.step < self.max_steps:
             if interruption.requested and done is not None:  # heard while the caller had the word
                 yield self._stop_for_now(done)
@@ -192,6 +199,8 @@ class _Run:
             elapsed = time.perf_counter() - start
             held_out = self._evaluate_if_due()
             progress.seconds = time.perf_counter() - begin
+            pace = (time.perf_counter() - arrived) / (progress.step - first)
+            self.max_steps = reviewed(self.config, self.max_steps, progress.step, progress.seconds, pace)
             done = self._report(result, factor, elapsed, held_out)
             self._log_if_due(done)
             self._give_up_if_hopeless(result)
@@ -225,7 +234,7 @@ class _Run:
         )
         progress.step += 1
         if result.applied:
-            progress.tokens += result.targets
+            progress.tokens += result.tokens
             progress.skipped_in_a_row = 0
             progress.add(result.loss)
         else:
@@ -266,7 +275,7 @@ class _Run:
             learning_rate=self.config.learning_rate * factor,
             grad_norm=result.grad_norm,
             tokens=progress.tokens,
-            tokens_per_second=result.targets / max(elapsed, 1e-9),
+            tokens_per_second=result.tokens / max(elapsed, 1e-9),
             seconds=progress.seconds,
             epoch=self.batches.epoch_of((progress.step - 1) * self.config.gradient_accumulation_steps),
             held_out_loss=held_out.loss if held_out else None,
@@ -356,6 +365,7 @@ class _Run:
 
     def _finish(self) -> None:
         """Load the best weights, draw the curves."""
+        self._describe()
         best = self.watch.best_step
         if self.config.load_best_model_at_end and best is not None and best != self.progress.step:
             loaded = self._load_best(best)

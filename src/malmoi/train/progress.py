@@ -23,7 +23,7 @@ class Step:
     loss: float  # of this step's batches
     learning_rate: float  # AdamW's; Muon's follows the same curve
     grad_norm: float  # before clipping
-    tokens: int  # targets learned from since the beginning
+    tokens: int  # read since the beginning, padding included
     tokens_per_second: float  # of this step
     seconds: float  # since the beginning, earlier sessions included
     epoch: int
@@ -44,7 +44,7 @@ class Progress:
     """Counters of a run; part of each checkpoint, exact through JSON."""
 
     step: int = 0
-    tokens: int = 0  # real targets learned from
+    tokens: int = 0  # read in steps that were applied
     seconds: float = 0.0  # of all sessions together
     skipped: int = 0
     skipped_in_a_row: int = 0

@@ -26,6 +26,7 @@ class StepResult:
     loss: float  # mean over the real targets, nats
     grad_norm: float  # of all gradients together, before clipping
     targets: int  # real targets learned from
+    tokens: int  # positions read: targets, what is only given, padding
     applied: bool  # False: loss or gradient was not finite (or there was no target), the weights are untouched
 
 
@@ -71,4 +72,5 @@ def optimizer_step(
         optimizer.set_learning_rate_factor(learning_rate_factor)
         optimizer.step()
     optimizer.zero_grad()
-    return StepResult(mean, grad_norm, targets, applied)
+    tokens = sum(batch.input_ids.numel() for batch in micro_batches)
+    return StepResult(mean, grad_norm, targets, tokens, applied)

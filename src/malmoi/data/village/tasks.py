@@ -25,13 +25,13 @@ SPLITS: tuple[str, ...] = ("train", "held_out")
 
 # The share of documents of each task. Translation has six directions to learn and the most to gain from practice.
 WEIGHTS: dict[str, float] = {
-    "translation": 0.54,
-    "question1": 0.16,
+    "translation": 0.48,
+    "question1": 0.24,
     "question2": 0.07,
     "question3": 0.05,
-    "story": 0.07,
-    "arithmetic": 0.06,
-    "dialogue": 0.05,
+    "story": 0.05,
+    "arithmetic": 0.05,
+    "dialogue": 0.06,
 }
 
 # The share of task documents of which only the answers are learned, as in instruction tuning: half of the words of a
