@@ -44,7 +44,7 @@ pipeline_tag: text-generation
 
 # {name}
 
-A decoder-only language model made with [Malmoi](https://pypi.org/project/malmoi/).
+A decoder-only language model made with Malmoi (말모이), a whole GPT that one person can own.
 
 | | |
 |---|---|
