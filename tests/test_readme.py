@@ -38,7 +38,7 @@ def test_the_python_runs_as_written(name: str, finished_run: Path, capsys):  # n
     assert said.count("한때") == 2
 
 
-def test_the_public_code_is_the_issues_word_for_word():
+def test_the_public_code_stands_word_for_word():
     expected = """\
 inputs = tokenizer.encode("Translate this text to French: ", return_tensors='pt')
 outputs = model.generate(inputs, max_length=60, num_return_sequences=5, temperature=0.7)

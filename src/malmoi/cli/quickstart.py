@@ -130,15 +130,11 @@ def show_answers(found: dict[str, Any]) -> None:
         (task, *(f"{shares[task, language]:.0%}" for language in LANGUAGES)) for task in tasks if task != "translation"
     ]
     say = console()
-    say.print(
-        table(
-            ("task", *(f">{language}" for language in LANGUAGES)), rows, title="Exact answers, combinations never seen"
-        )
-    )
+    say.print("\n[bold]Exact answers to questions about combinations that training never showed[/bold]")
+    say.print(table(("task", *(f">{language}" for language in LANGUAGES)), rows))
     pairs = {language: share for (task, language), share in shares.items() if task == "translation"}
-    say.print(
-        table([f">{pair}" for pair in pairs], [[f"{share:.0%}" for share in pairs.values()]], title="Translation")
-    )
+    cells = ("translation", *(f"{share:.0%}" for share in pairs.values()))
+    say.print(table(("task", *(f">{pair}" for pair in pairs)), [cells]))
     say.print(f"Held-out text: {found['text']['bits_per_byte']:.3f} bits per byte.")
 
 

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,52 +27,57 @@ TOKENIZER_FILES = (
 )
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_UNPUBLISHED = re.compile(r"(openai/)?gpt-?[345]([.o-].*)?", re.IGNORECASE)
+_UNPUBLISHED = re.compile(r"(openai/)?(chat)?gpt-?(3|4|5|6)([.o-].*)?", re.IGNORECASE)
 
 
 def locate(name: str | Path) -> Path:
-    """The local folder for a path or a hub name; a hub name is downloaded (or found in the cache) on the way.
+    """The local folder of a tokenizer: a folder, its `tokenizer.json`, or a hub name."""
+    path = Path(name).expanduser()
+    if path.name == "tokenizer.json" and path.is_file():
+        return path.parent
+    return find(name, TOKENIZER_FILES, "a tokenizer is a folder that holds tokenizer.json")
 
-    A path that exists always wins. The hub is reached through `huggingface_hub` (extra `hub`), which respects
-    `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE`; only the files of `TOKENIZER_FILES` are fetched.
+
+def find(name: str | Path, wanted: Sequence[str], expected: str) -> Path:
+    """The folder that a path or a hub name means; a hub name is downloaded, or found in the cache, on the way.
+
+    A folder that exists always wins. The hub is reached only through `huggingface_hub` (extra `hub`), which respects
+    `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE`; only files that match `wanted` are fetched. `expected` says what a file
+    in the folder's place should have been. Raises `MalmoiError` when there is neither, with what to do.
     """
     path = Path(name).expanduser()
     if path.is_dir():
         return path
-    if path.name == "tokenizer.json" and path.is_file():
-        return path.parent
     text = str(name)
+    if path.exists():
+        raise MalmoiError(f"{path}: is a file, but {expected}.")
     if _UNPUBLISHED.fullmatch(text):
         raise MalmoiError(
-            f"'{text}' cannot be loaded: the weights and tokenizer files of GPT-3, GPT-4 and their successors were "
-            f"never published as a model. Use a folder that Malmoi trained (`malmoi quickstart` makes one in "
-            f"runs/quickstart/model), or a published model such as 'openai-community/gpt2' or 'Qwen/Qwen3-0.6B'."
+            f"'{text}' cannot be loaded: its weights were never published, so nobody outside its maker can run it. "
+            f"Use a model that you trained (`malmoi quickstart` makes one in runs/quickstart/model), or one whose "
+            f"weights are public, such as 'openai-community/gpt2' or 'Qwen/Qwen3-0.6B'."
         )
-    if path.exists():
-        raise MalmoiError(f"{path}: is a file, but a tokenizer is a folder that holds tokenizer.json.")
-    if path.is_absolute() or not _HUB_NAME.fullmatch(text):
-        raise MalmoiError(
-            f"{path}: there is no such folder, and it is not a name of the Hugging Face hub (owner/name)."
-        )
-    return _download(text)
+    looks_local = path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1 or "\\" in text
+    if looks_local or not _HUB_NAME.fullmatch(text):
+        raise MalmoiError(f"{path}: there is no such folder.")
+    return _download(text, wanted)
 
 
-def _download(name: str) -> Path:
+def _download(name: str, wanted: Sequence[str]) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
         raise MalmoiError(
-            f"'{name}' is not a folder here. To fetch it from the Hugging Face hub, install the extra: "
+            f"There is no folder '{name}'. If it is a name on the Hugging Face hub, install what fetches it: "
             f'pip install "malmoi[hub]".'
         ) from None
     try:
-        return Path(snapshot_download(name, allow_patterns=list(TOKENIZER_FILES)))
+        return Path(snapshot_download(name, allow_patterns=list(wanted)))
     except Exception as error:  # the hub's errors share no base class: offline, missing, gated, no disk
-        reason = str(error).strip().split("\n")[0]
+        reason = str(error).strip().partition("\n")[0]
         raise MalmoiError(
-            f"'{name}' is not a folder here, and the Hugging Face hub did not give it: {reason} "
-            f"Check the name and the network (HF_HUB_OFFLINE is {os.environ.get('HF_HUB_OFFLINE', 'not set')}), "
-            f"or give a folder."
+            f"There is no folder '{name}', and the Hugging Face hub did not give it either: {reason} Check the "
+            f"spelling and the network (with HF_HUB_OFFLINE=1 only what is already downloaded is found)."
         ) from None
 
 
