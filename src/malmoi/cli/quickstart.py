@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
-MINUTES = 2.75
+MINUTES = 3.0
 DOCUMENTS_A_CORE = 32_000  # of the Village; about what a core learns from in MINUTES, so that little is seen twice
 MOST_DOCUMENTS = 400_000
 EXAMPLES = 40  # of each task in each language: some thousand answers

@@ -164,4 +164,4 @@ def test_most_tasks_teach_only_their_answers():
                 begins_with_a_story = task.startswith("question")
                 is_answer = number >= 2 and number % 2 == 0 if begins_with_a_story else number % 2 == 1
                 assert posed != is_answer
-    assert 0.15 < whole / len(found) < 0.30
+    assert 0.08 < whole / len(found) < 0.20

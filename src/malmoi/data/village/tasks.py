@@ -37,7 +37,7 @@ WEIGHTS: dict[str, float] = {
 # The share of task documents of which only the answers are learned, as in instruction tuning: half of the words of a
 # translation are a sentence that nobody could foresee, and their noise hides what the other half can teach. The rest
 # are learned whole, so that the model can pose tasks too.
-ANSWERS_ONLY = 0.8
+ANSWERS_ONLY = 0.9
 
 
 def labels(task: str) -> tuple[str, ...]:
