@@ -72,7 +72,8 @@ def report(found: dict[str, Any]) -> str:
     lines = [
         "# Quickstart",
         "",
-        f"Written by `benchmarks/quickstart.py`. {found['cores']} CPU cores; {len(runs)} seeds ({found['examples']} "
+        f"Written by `benchmarks/quickstart.py`. {found['cores']} CPU cores; {len(runs)} seed{'s' * (len(runs) > 1)} "
+        f"({found['examples']} "
         "examples of each task in each language, none of whose combinations occurs in training; greedy; an answer is "
         "right when it equals the expected line).",
         "",
@@ -83,7 +84,7 @@ def report(found: dict[str, Any]) -> str:
         f"| of that: training | {first['train_seconds'] / 60:.1f} minutes |",
         f"| of that: examining | {first['examined_in']:.0f} seconds |",
         f"| parameters | {found['parameters']:,} |",
-        f"| tokens learned from (mean) | {mean(lambda run: run['tokens']):,.0f} |",
+        f"| tokens read in training (mean) | {mean(lambda run: run['tokens']):,.0f} |",
         f"| tokens/s while training (mean) | {mean(lambda run: run['tokens'] / run['train_seconds']):,.0f} |",
         f"| held-out bits per byte (mean) | {mean(lambda run: run['bits_per_byte']):.4f} |",
         f"| largest process | {found['peak'] / 2**20:,.0f} MiB |",
