@@ -15,9 +15,9 @@ network the same weight as the classic fourfold one.
 | large  | 805,401,088 | several large GPUs                              |
 
 The counts are those of the default vocabularies; a test compares each of them with a model that is built. Heads are 64
-wide in the small sizes too (few wide heads are faster on a CPU than many narrow ones and learned the Village no worse),
-and the context is the length of the rows that the model is trained on: beyond it, positions would be guesses. The small
-sizes take small steps, because a laptop's budget is short of steps before it is short of text.
+wide in the small sizes too (a CPU multiplies a few wide ones faster than many narrow ones), and the context is the
+length of the rows that the model is trained on: beyond it, positions would be guesses. The small sizes take small
+steps, because a laptop's budget is short of steps before it is short of text.
 """
 
 from __future__ import annotations

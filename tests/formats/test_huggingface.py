@@ -14,22 +14,13 @@ from malmoi.config import GenerationConfig, MalmoiError
 from malmoi.formats import huggingface, weights
 from malmoi.model.cache import Cache
 from malmoi.model.gpt import GPT4LMHeadModel
-from small_models import KINDS, build
+from small_models import BASE, KINDS, build
 
-TINY = {
-    "vocab_size": 61,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 48,
-    "max_position_embeddings": 48,
-}
 FAMILIES = {
-    "qwen3": ("Qwen3", TINY | {"head_dim": 16, "tie_word_embeddings": True}),
+    "qwen3": ("Qwen3", BASE | {"head_dim": 16, "tie_word_embeddings": True}),
     "qwen3-windows": (
         "Qwen3",
-        TINY
+        BASE
         | {
             "head_dim": 8,
             "use_sliding_window": True,
@@ -40,11 +31,11 @@ FAMILIES = {
     ),
     "qwen3_moe": (
         "Qwen3Moe",
-        TINY
+        BASE
         | {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
         | {"norm_topk_prob": True},
     ),
-    "llama": ("Llama", TINY | {"mlp_bias": True, "attention_bias": True}),
+    "llama": ("Llama", BASE | {"mlp_bias": True, "attention_bias": True}),
     "gpt2": ("GPT2", {"vocab_size": 61, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 48}),
 }
 

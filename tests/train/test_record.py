@@ -6,7 +6,8 @@ import sys
 import pytest
 import yaml
 
-from malmoi.train.record import Record, plot, read_metrics, versions, write_atomically
+from malmoi.tokens.folder import write_text
+from malmoi.train.record import Record, plot, read_metrics, versions
 
 
 def entries(steps):
@@ -63,9 +64,9 @@ def test_settings_and_versions(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "a.txt"
-    write_atomically(path, "old")
+    write_text(path, "old")
     with pytest.raises(UnicodeEncodeError):
-        write_atomically(path, "new \ud800")  # half of a surrogate pair cannot be written
+        write_text(path, "new \ud800")  # half of a surrogate pair cannot be written
     assert path.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [path]
 

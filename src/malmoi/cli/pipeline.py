@@ -280,18 +280,19 @@ def build_batches(settings: Settings, tokens: TokenFile, folder: Path) -> tuple[
 
 def write_recipe(settings: Settings, model: GPT4LMHeadModel, folder: Path) -> None:
     """`recipe.yaml`, written when everything before training has worked."""
-    from malmoi.train.record import write_atomically
+    from malmoi.tokens.folder import write_text
 
     own = {key: value for key, value in model.config.model_dump(mode="json").items() if key != "vocab_size"}
     from_folder = settings.recipe.start_from is not None
     filled = settings.recipe if from_folder else settings.recipe.replace(model=own)
-    write_atomically(folder / RECIPE, filled.to_yaml())
+    write_text(folder / RECIPE, filled.to_yaml())
 
 
 def save_model(model: GPT4LMHeadModel, tokenizer: GPT4Tokenizer, settings: Settings, folder: Path, show: Show) -> Path:
     """The model folder, with the settings that it was trained by."""
     from malmoi.formats import huggingface
-    from malmoi.train.record import CONFIG, write_atomically
+    from malmoi.tokens.folder import write_text
+    from malmoi.train.record import CONFIG
 
     place = folder / MODEL
     show(Stage("save", f"writing {place}"))
@@ -299,7 +300,7 @@ def save_model(model: GPT4LMHeadModel, tokenizer: GPT4Tokenizer, settings: Setti
     model.generation_config = GenerationConfig(**{**own, **settings.recipe.generation})
     huggingface.save(model, place, tokenizer=tokenizer)
     trained_by = folder / CONFIG if (folder / CONFIG).is_file() else folder / RECIPE
-    write_atomically(place / RECIPE, trained_by.read_text(encoding="utf-8"))
+    write_text(place / RECIPE, trained_by.read_text(encoding="utf-8"))
     return place
 
 

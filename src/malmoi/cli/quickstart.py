@@ -114,9 +114,9 @@ def examine(model: GPT4LMHeadModel, tokenizer: GPT4Tokenizer, out: Path, seed: i
 def _keep(found: dict[str, Any], out: Path) -> None:
     import json
 
-    from malmoi.train.record import write_atomically
+    from malmoi.tokens.folder import write_text
 
-    write_atomically(out / EVALUATION, json.dumps(found, ensure_ascii=False, indent=1) + "\n")
+    write_text(out / EVALUATION, json.dumps(found, ensure_ascii=False, indent=1) + "\n")
 
 
 def show_answers(found: dict[str, Any]) -> None:

@@ -6,8 +6,8 @@ short row's attention are one forward and one backward step each. Nothing else c
 plain formulas to rounding (a test compares them), and where no gradient is asked for, the plain formulas run.
 
 Attention written out as two batched products beats the library's fused kernel on a CPU in bfloat16 for rows of a few
-hundred tokens (two to four times at head size 64), because the kernel works in small tiles; its memory grows with the
-square of the row, so long rows keep the kernel.
+hundred tokens, because the kernel works in small tiles; its memory grows with the square of the row, so long rows keep
+the kernel.
 
 B batch, T tokens, H query heads, K key/value heads, G = H / K, D head size
 """

@@ -18,21 +18,10 @@ from typing import Any
 import torch
 import yaml
 
+from malmoi.tokens.folder import write_text
+
 CONFIG, VERSIONS, METRICS, PLOT = "config.yaml", "versions.json", "metrics.jsonl", "loss.png"
 LIBRARIES = ("malmoi", "torch", "numpy", "safetensors", "tokenizers", "pydantic")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old one or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class Record:
@@ -42,13 +31,13 @@ class Record:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         kept = [line for line in read_metrics(folder) if line["step"] <= keep_through]
-        write_atomically(folder / METRICS, "".join(_line(entry) for entry in kept))
+        write_text(folder / METRICS, "".join(_line(entry) for entry in kept))
         self._log = (folder / METRICS).open("a", encoding="utf-8", newline="\n")
 
     def describe(self, settings: dict[str, Any], facts: dict[str, Any]) -> None:
         """Write `config.yaml` (`settings`) and `versions.json` (`facts`, and the versions of what computes)."""
-        write_atomically(self.folder / CONFIG, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-        write_atomically(self.folder / VERSIONS, json.dumps({**facts, **versions()}, indent=1) + "\n")
+        write_text(self.folder / CONFIG, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+        write_text(self.folder / VERSIONS, json.dumps({**facts, **versions()}, indent=1) + "\n")
 
     def append(self, entry: dict[str, Any]) -> None:
         self._log.write(_line(entry))
