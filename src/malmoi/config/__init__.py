@@ -15,12 +15,13 @@ import functools
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from malmoi.config.frozen import Config, MalmoiError, allowed_words, branches, nearest
 
 __all__ = [
     "CONFIGS",
+    "ROPE_FIELDS",
     "Config",
     "DataConfig",
     "GenerationConfig",
@@ -39,10 +40,50 @@ _DERIVED: Any = None  # the default of a field that is filled in from others: ne
 
 
 class RopeParameters(Config):
-    """How rotary positions turn: Hugging Face's `rope_parameters`."""
+    """How rotary positions turn: Hugging Face's `rope_parameters`. Which fields belong to which type: `ROPE_FIELDS`."""
 
-    rope_type: Literal["default"] = "default"
+    rope_type: Literal["default", "linear", "llama3", "yarn"] = "default"
     rope_theta: float = Field(default=10_000.0, gt=0)
+    factor: float | None = Field(default=None, ge=1)
+    original_max_position_embeddings: int | None = Field(default=None, ge=1, le=100_000_000)
+    low_freq_factor: float | None = Field(default=None, gt=0)
+    high_freq_factor: float | None = Field(default=None, gt=0)
+    beta_fast: float | None = Field(default=None, gt=0)
+    beta_slow: float | None = Field(default=None, gt=0)
+    attention_factor: float | None = Field(default=None, gt=0)
+    mscale: float | None = Field(default=None, gt=0)
+    mscale_all_dim: float | None = Field(default=None, gt=0)
+    truncate: bool | None = None
+
+    @model_validator(mode="after")
+    def _fields_of_the_type(self) -> RopeParameters:
+        required, optional = ROPE_FIELDS[self.rope_type]
+        given = {name for name in type(self).model_fields if getattr(self, name) is not None}
+        missing = [name for name in required if name not in given]
+        if missing:
+            raise MalmoiError(f"rope_type '{self.rope_type}' needs {', '.join(missing)}.")
+        idle = sorted(given - {"rope_type", "rope_theta", *required, *optional})
+        if idle:
+            raise MalmoiError(f"{', '.join(idle)} would have no effect with rope_type '{self.rope_type}'; leave it out.")
+        low, high = self.low_freq_factor, self.high_freq_factor
+        if low is not None and high is not None and low >= high:
+            raise MalmoiError(f"low_freq_factor={low:g} must be smaller than high_freq_factor={high:g}.")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_set(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in serialize(self).items() if value is not None}
+
+
+ROPE_FIELDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # type -> (required, optional)
+    "default": ((), ()),
+    "linear": (("factor",), ()),
+    "llama3": (("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"), ()),
+    "yarn": (
+        ("factor", "original_max_position_embeddings"),
+        ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "truncate"),
+    ),
+}
 
 
 class ModelConfig(Config):
@@ -66,9 +107,13 @@ class ModelConfig(Config):
     rope_parameters: RopeParameters = Field(default_factory=lambda: RopeParameters())
     norm: Literal["rms_norm", "layer_norm"] = "rms_norm"
     norm_eps: float = Field(default=1e-6, gt=0, lt=1)
+    norm_placement: Literal["pre", "post"] = "pre"
+    norm_affine: bool = True
     qk_norm: bool = True
+    attention_sinks: bool = False
     feed_forward: Literal["gated", "plain"] = "gated"
     hidden_act: Literal["silu", "gelu", "gelu_pytorch_tanh", "relu"] = "silu"
+    swiglu_limit: float | None = Field(default=None, gt=0)  # None: the plain gate
     attention_bias: bool = False
     mlp_bias: bool = False
     tie_word_embeddings: bool = True
@@ -78,6 +123,7 @@ class ModelConfig(Config):
     num_experts: int = Field(default=0, ge=0, le=100_000)  # 0: every feed-forward is dense
     num_experts_per_tok: int = Field(default=2, ge=1, le=1_000)
     moe_intermediate_size: int = Field(default=_DERIVED, ge=1, le=10_000_000)  # None: intermediate_size
+    router_bias: bool = False
     router_aux_loss_coef: float = Field(default=0.01, ge=0, le=10)
 
     embedding_dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -145,6 +191,10 @@ class ModelConfig(Config):
             "layer_types asks for sliding_attention, but sliding_window is not set.",
         )
         require(
+            self.swiglu_limit is None or (self.feed_forward == "gated" and self.hidden_act == "silu"),
+            'swiglu_limit bounds a gate: it needs feed_forward="gated" and hidden_act="silu".',
+        )
+        require(
             self.num_experts == 0 or self.num_experts_per_tok <= self.num_experts,
             f"num_experts_per_tok={self.num_experts_per_tok} is more than num_experts={self.num_experts}.",
         )
@@ -185,6 +235,10 @@ class TrainConfig(Config):
     adam_epsilon: float = Field(default=1e-8, gt=0, le=1)
     muon_momentum: float = Field(default=0.95, ge=0, lt=1)
     max_grad_norm: float = Field(default=1.0, ge=0)  # 0: no clipping
+    spike_threshold: float = Field(default=12.0, ge=0)  # robust deviations above the usual loss; 0: never skip a spike
+    max_skipped_steps: int = Field(default=5, ge=1, le=100)  # of the last 100 steps, before the run gives up
+    label_smoothing: float = Field(default=0.0, ge=0, le=0.5)
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)  # of the averaged weights; 0: none are kept
 
     lr_scheduler_type: Literal["cosine", "linear", "warmup_stable_decay", "constant"] = "warmup_stable_decay"
     warmup_steps: float = Field(default=0.02, ge=0)  # below 1: a share of max_steps
@@ -196,10 +250,12 @@ class TrainConfig(Config):
     early_stopping_patience: int = Field(default=0, ge=0)  # evaluations without a better loss; 0: never
     early_stopping_threshold: float = Field(default=0.0, ge=0)  # nats by which an evaluation must be better
     load_best_model_at_end: bool = True
+    memorization_samples: int = Field(default=32, ge=0, le=10_000)  # texts continued to look for copies; 0: off
 
     save_steps: int = Field(default=500, ge=1)
     save_total_limit: int = Field(default=2, ge=1)
     logging_steps: int = Field(default=10, ge=1)
+    track: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()  # where the numbers are sent besides our files
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     num_threads: int = Field(default=0, ge=0, le=4096)  # 0: torch's choice
     seed: int = Field(default=0, ge=0, lt=2**63)
