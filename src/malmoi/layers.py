@@ -18,16 +18,20 @@ Activation = Literal["silu", "gelu", "gelu_pytorch_tanh", "relu"]
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """Bring vectors of `size` numbers to a common length, then scale (and, for LayerNorm, shift) each number."""
+    """Bring vectors of `size` numbers to a common length; where `affine`, then scale (LayerNorm: and shift) each."""
 
     kind: Literal["rms_norm", "layer_norm"]
     size: int
     eps: float
+    affine: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """Each position gathers from earlier ones: from all of them, or from the last `window` (itself included)."""
+    """Each position gathers from earlier ones: from all of them, or from the last `window` (itself included).
+
+    `sinks`: each head may also look at nothing, with a learned weight.
+    """
 
     hidden_size: int
     num_heads: int
@@ -35,21 +39,25 @@ class Attention:
     head_dim: int
     window: int | None
     rotary: bool
-    qk_norm: bool
+    qk_norm: Norm | None  # of the queries and keys of each head
     bias: bool
-    norm_eps: float
+    sinks: bool
     dropout: float
 
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """A feed-forward network for every token: `down(act(gate(x)) * up(x))`, or plain `down(act(up(x)))`."""
+    """A feed-forward network for every token: `down(act(gate(x)) * up(x))`, or plain `down(act(up(x)))`.
+
+    `limit`: gpt-oss's form of the gate, whose two sides are kept within bounds.
+    """
 
     hidden_size: int
     size: int
     activation: Activation
     gated: bool
     bias: bool
+    limit: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +68,27 @@ class Experts:
     number: int
     per_token: int
     expert: Dense
+    router_bias: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One block: norm, attention, norm, feed-forward, each half added to the residual stream."""
+    """One block: attention and feed-forward, each added to the residual stream.
+
+    The norms stand before each half, on a copy of the stream; where `post_norm`, on the stream itself after each sum.
+    """
 
     attention: Attention
     feed_forward: Dense | Experts
     norm: Norm
     dropout: float
+    post_norm: bool = False
 
 
 def layer_specs(config: ModelConfig) -> tuple[Layer, ...]:
     """One `Layer` for every block, first to last."""
-    norm = final_norm(config)
+    norm = _norm(config)
+    qk_norm = Norm("rms_norm", config.head_dim, config.norm_eps, config.norm_affine) if config.qk_norm else None
     feed_forward = _feed_forward(config)
     return tuple(
         Layer(
@@ -85,38 +99,45 @@ def layer_specs(config: ModelConfig) -> tuple[Layer, ...]:
                 head_dim=config.head_dim,
                 window=config.sliding_window if layer_type == "sliding_attention" else None,
                 rotary=config.positions == "rotary",
-                qk_norm=config.qk_norm,
+                qk_norm=qk_norm,
                 bias=config.attention_bias,
-                norm_eps=config.norm_eps,
+                sinks=config.attention_sinks,
                 dropout=config.attention_dropout,
             ),
             feed_forward=feed_forward,
             norm=norm,
             dropout=config.residual_dropout,
+            post_norm=config.norm_placement == "post",
         )
         for layer_type in config.layer_types
     )
 
 
-def final_norm(config: ModelConfig) -> Norm:
-    """The norm between the last block and the vocabulary; the blocks' own norms have the same form."""
-    return Norm(config.norm, config.hidden_size, config.norm_eps)
+def final_norm(config: ModelConfig) -> Norm | None:
+    """The norm between the last block and the vocabulary; None where each block ends with one ("post")."""
+    return _norm(config) if config.norm_placement == "pre" else None
+
+
+def _norm(config: ModelConfig) -> Norm:
+    return Norm(config.norm, config.hidden_size, config.norm_eps, config.norm_affine)
 
 
 def _feed_forward(config: ModelConfig) -> Dense | Experts:
     def dense(size: int) -> Dense:
-        return Dense(config.hidden_size, size, config.hidden_act, config.feed_forward == "gated", config.mlp_bias)
+        gated = config.feed_forward == "gated"
+        return Dense(config.hidden_size, size, config.hidden_act, gated, config.mlp_bias, config.swiglu_limit)
 
     if config.num_experts == 0:
         return dense(config.intermediate_size)
-    return Experts(
-        config.hidden_size, config.num_experts, config.num_experts_per_tok, dense(config.moe_intermediate_size)
-    )
+    number, per_token = config.num_experts, config.num_experts_per_tok
+    return Experts(config.hidden_size, number, per_token, dense(config.moe_intermediate_size), config.router_bias)
 
 
-def count(spec: Norm | Attention | Dense | Experts | Layer) -> int:
+def count(spec: Norm | Attention | Dense | Experts | Layer | None) -> int:
     """How many learned numbers a part holds."""
     match spec:
+        case None | Norm(affine=False):
+            return 0
         case Norm(kind="layer_norm", size=size):
             return 2 * size
         case Norm(size=size):
@@ -126,13 +147,14 @@ def count(spec: Norm | Attention | Dense | Experts | Layer) -> int:
             pairs = 2 * spec.num_key_value_heads * spec.head_dim
             weights = spec.hidden_size * (2 * queries + pairs)
             biases = queries + pairs + spec.hidden_size if spec.bias else 0
-            return weights + biases + (2 * spec.head_dim if spec.qk_norm else 0)
+            return weights + biases + 2 * count(spec.qk_norm) + (spec.num_heads if spec.sinks else 0)
         case Dense():
             inward = 2 if spec.gated else 1
             weights = (inward + 1) * spec.hidden_size * spec.size
             return weights + (inward * spec.size + spec.hidden_size if spec.bias else 0)
         case Experts():
-            return spec.hidden_size * spec.number + spec.number * count(spec.expert)
+            router = spec.hidden_size * spec.number + (spec.number if spec.router_bias else 0)
+            return router + spec.number * count(spec.expert)
         case Layer():
             return count(spec.attention) + count(spec.feed_forward) + 2 * count(spec.norm)
 

@@ -24,7 +24,7 @@ def test_the_list_of_a_dense_model():
 
 
 def test_the_list_of_experts():
-    mlp = ["router", "output", *(f"experts.{i}.{name}" for i in range(4) for name in ("hidden", "output"))]
+    mlp = ["router", "output", "experts.hidden"]
     dense = {f"model.layers.{i}.mlp.{name}" for i in range(2) for name in ("hidden", "output")}
     expected = (set(FROZEN) - dense) | {f"model.layers.{i}.mlp.{name}" for i in range(2) for name in mlp}
     assert set(tap_names(build("experts"))) == expected
@@ -68,13 +68,18 @@ def test_shapes(ids):
 def test_the_stream_is_the_sum_of_what_the_parts_wrote(model, ids):
     with torch.no_grad(), record(model, tap_names(model)) as seen:
         model(ids)
-    for i in range(2):
+    for i, block in enumerate(model.model.layers):
         at = f"model.layers.{i}."
-        torch.testing.assert_close(seen[at + "middle"], seen[at + "input"] + seen[at + "self_attn.output"])
-        torch.testing.assert_close(seen[at + "output"], seen[at + "middle"] + seen[at + "mlp.output"])
+        after_attention = seen[at + "input"] + seen[at + "self_attn.output"]
+        after_mlp = seen[at + "middle"] + seen[at + "mlp.output"]
+        if block.post_norm:
+            after_attention = block.input_layernorm(after_attention)
+            after_mlp = block.post_attention_layernorm(after_mlp)
+        torch.testing.assert_close(seen[at + "middle"], after_attention)
+        torch.testing.assert_close(seen[at + "output"], after_mlp)
 
 
-@pytest.mark.parametrize("kind", ["modern", "windows"])
+@pytest.mark.parametrize("kind", ["modern", "windows", "gpt-oss"])
 def test_the_pattern_is_the_one_that_was_used(kind, ids, left_padding):
     model = build(kind)
     for cached in (False, True):
@@ -86,7 +91,10 @@ def test_the_pattern_is_the_one_that_was_used(kind, ids, left_padding):
                 model(part, attention_mask=mask, cache=cache)
                 values.append(seen["model.layers.0.self_attn.values"])
         pattern, heads = seen["model.layers.0.self_attn.pattern"], seen["model.layers.0.self_attn.heads"]
-        torch.testing.assert_close(pattern.sum(-1), torch.ones_like(pattern[..., 0]))
+        if kind == "gpt-oss":
+            assert bool((pattern.sum(-1) < 1).all())
+        else:
+            torch.testing.assert_close(pattern.sum(-1), torch.ones_like(pattern[..., 0]))
         gathered = pattern @ torch.cat(values, dim=2).repeat_interleave(2, dim=1)  # (B, H, T, S) x (B, H, S, D)
         torch.testing.assert_close(gathered.transpose(1, 2), heads, atol=1e-5, rtol=1e-4)
 

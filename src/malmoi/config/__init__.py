@@ -64,7 +64,9 @@ class RopeParameters(Config):
             raise MalmoiError(f"rope_type '{self.rope_type}' needs {', '.join(missing)}.")
         idle = sorted(given - {"rope_type", "rope_theta", *required, *optional})
         if idle:
-            raise MalmoiError(f"{', '.join(idle)} would have no effect with rope_type '{self.rope_type}'; leave it out.")
+            raise MalmoiError(
+                f"{', '.join(idle)} would have no effect with rope_type '{self.rope_type}'; leave it out."
+            )
         low, high = self.low_freq_factor, self.high_freq_factor
         if low is not None and high is not None and low >= high:
             raise MalmoiError(f"low_freq_factor={low:g} must be smaller than high_freq_factor={high:g}.")

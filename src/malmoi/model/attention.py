@@ -3,6 +3,8 @@
 The answer is the contents' average, weighted by how well the labels fit the question (Vaswani et al., 2017). Several
 query heads may share one key/value head (grouped-query attention: Ainslie et al., 2023), which makes the cache small.
 Queries and keys may be normalised before they meet (Dehghani et al., 2023), which keeps their product from growing.
+A head whose weights must sum to one has to look somewhere even when nothing concerns it; with a learned sink (gpt-oss)
+it may put part of its weight on nothing at all.
 
 Who may see whom is decided once for a forward pass (`Sight`) and shared by all layers: never the future, never padding,
 never another document of a packed row, and in layers with a window never further back than that.
@@ -21,7 +23,7 @@ from torch import nn
 from malmoi import layers
 from malmoi.model import fused
 from malmoi.model.cache import Cache
-from malmoi.model.norm import RMSNorm
+from malmoi.model.norm import build_norm
 from malmoi.model.position import Rotation, rotate
 from malmoi.model.taps import Tap
 
@@ -99,12 +101,13 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(spec.hidden_size, shared, bias=spec.bias)
         self.v_proj = nn.Linear(spec.hidden_size, shared, bias=spec.bias)
         self.o_proj = nn.Linear(queries, spec.hidden_size, bias=spec.bias)
-        self.q_norm = RMSNorm(spec.head_dim, spec.norm_eps) if spec.qk_norm else None
-        self.k_norm = RMSNorm(spec.head_dim, spec.norm_eps) if spec.qk_norm else None
+        self.q_norm = build_norm(spec.qk_norm) if spec.qk_norm else None
+        self.k_norm = build_norm(spec.qk_norm) if spec.qk_norm else None
+        self.sinks = nn.Parameter(torch.zeros(spec.num_heads)) if spec.sinks else None  # scores of looking at nothing
         self.queries = Tap()  # (B, H, T, D) normalised and turned
         self.keys = Tap()  # (B, K, T, D) normalised and turned, new tokens only
         self.values = Tap()  # (B, K, T, D) new tokens only
-        self.pattern = Tap()  # (B, H, T, S) the weights, each row sums to 1; for reading only
+        self.pattern = Tap()  # (B, H, T, S) the weights, each row sums to 1 (less what a sink took); for reading only
         self.heads = Tap()  # (B, T, H, D) what each head gathered
         self.output = Tap()  # (B, T, hidden) all heads' contributions together
 
@@ -123,7 +126,7 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.write(self.index, k, v)  # (B, K, S, D)
         if self.pattern.watched:
-            self.pattern(pattern(q, k, sight.matrix(spec.window)))
+            self.pattern(pattern(q, k, sight.matrix(spec.window), self.sinks))
         heads = self.heads(self._gather(q, k, v, sight).transpose(1, 2))  # (B, T, H, D)
         return self.output(self.o_proj(heads.reshape(B, T, -1)))
 
@@ -131,6 +134,8 @@ class Attention(nn.Module):
         """Each head's weighted average of the values: (B, H, T, D)."""
         spec, T = self.spec, q.shape[2]
         dropout = spec.dropout if self.training else 0.0
+        if self.sinks is not None:
+            return self._gather_with_sinks(q, k, v, sight.additive(spec.window, q.dtype), self.sinks, dropout)
         short = q.dtype in fused.SHORT_ROW_DTYPES and sight.past == 0 and T <= fused.LONGEST_ROW
         if short and dropout == 0.0 and fused.pays(q):
             return fused.Attend.apply(q, k, v, sight.additive(spec.window, q.dtype))
@@ -145,9 +150,25 @@ class Attention(nn.Module):
             enable_gqa=spec.num_heads != spec.num_key_value_heads,
         )
 
+    def _gather_with_sinks(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, sinks: torch.Tensor, dropout: float
+    ) -> torch.Tensor:
+        """A sink is one more thing to look at, with a zero key and value: its score is what the mask adds to it."""
+        B, H, T, _ = q.shape
+        k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
+        column = sinks.to(mask.dtype)[None, :, None, None].expand(B, H, T, 1)
+        mask = torch.cat((mask.expand(B, H, -1, -1), column), dim=-1)  # (B, H, T, S + 1)
+        grouped = self.spec.num_heads != self.spec.num_key_value_heads
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, enable_gqa=grouped)
 
-def pattern(queries: torch.Tensor, keys: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
-    """The attention weights (B, H, T, S) of queries (B, H, T, D) over keys (B, K, S, D), written out."""
+
+def pattern(
+    queries: torch.Tensor, keys: torch.Tensor, visible: torch.Tensor, sinks: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The attention weights (B, H, T, S) of queries (B, H, T, D) over keys (B, K, S, D), written out.
+
+    With `sinks` (H,) the rows sum to less than one: the rest went to nothing.
+    """
     B, H, T, D = queries.shape
     grouped = (
         queries.view(B, keys.shape[1], -1, T, D)
@@ -156,4 +177,7 @@ def pattern(queries: torch.Tensor, keys: torch.Tensor, visible: torch.Tensor) ->
     )
     scores = grouped.float() @ keys[:, :, None].float().transpose(-1, -2) * D**-0.5  # (B, K, H/K, T, S)
     scores = scores.reshape(B, H, T, -1).masked_fill(~visible, float("-inf"))
-    return scores.softmax(dim=-1)
+    if sinks is None:
+        return scores.softmax(dim=-1)
+    nothing = sinks.float()[None, :, None, None].expand(B, H, T, 1)
+    return torch.cat((scores, nothing), dim=-1).softmax(dim=-1)[..., :-1]

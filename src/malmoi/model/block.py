@@ -1,7 +1,8 @@
 """One block of the network: attention gathers, the feed-forward network works, and both add to the residual stream.
 
 Each half reads a normalised copy of the stream and writes its result back by addition ("pre-norm"; GPT-2 and after), so
-that the stream is a straight road from the embedding to the vocabulary.
+that the stream is a straight road from the embedding to the vocabulary. GPT-1 still did it as the first transformer
+had: each half reads the stream itself, and the sum is normalised ("post-norm"), which trains less easily with depth.
 
 B batch, T tokens, D hidden size
 """
@@ -43,8 +44,12 @@ class Block(nn.Module):
         self.mlp = build_feed_forward(spec.feed_forward)
         self.output = Tap()  # (B, T, D) the stream as the block leaves it
         self.dropout = nn.Dropout(spec.dropout)
+        self.post_norm = spec.post_norm
 
     def forward(self, x: torch.Tensor, turn: Rotation | None, sight: Sight, cache: Cache | None = None) -> torch.Tensor:
         x = self.input(x)
+        if self.post_norm:
+            x = self.middle(self.input_layernorm(x + self.dropout(self.self_attn(x, turn, sight, cache))))
+            return self.output(self.post_attention_layernorm(x + self.dropout(self.mlp(x))))
         x = self.middle(x + self.dropout(self.self_attn(self.input_layernorm(x), turn, sight, cache)))
         return self.output(x + self.dropout(self.mlp(self.post_attention_layernorm(x))))

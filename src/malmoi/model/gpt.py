@@ -30,7 +30,7 @@ from malmoi.model.norm import build_norm
 from malmoi.model.position import positions_after_padding, positions_in_documents, rotation
 from malmoi.model.taps import Tap
 
-RESIDUAL_OUTPUTS = ("o_proj.weight", "down_proj.weight")  # what writes into the residual stream
+RESIDUAL_OUTPUTS = ("o_proj.weight", "down_proj.weight", "experts.down_proj")  # what writes into the residual stream
 
 
 @dataclass(slots=True)
@@ -57,7 +57,7 @@ class Decoder(nn.Module):
         self.norm = build_norm(final_norm(config))
         self.normed = Tap()  # (B, T, D) what the vocabulary is compared with
         self.windows = frozenset(spec.attention.window for spec in specs)
-        self.turning = (config.head_dim, config.rope_parameters.rope_theta) if not learned else None
+        self.turning = (config.head_dim, config.rope_parameters) if not learned else None
 
     def forward(
         self, input_ids: torch.Tensor, position_ids: torch.Tensor, sight: Sight, cache: Cache | None
@@ -115,11 +115,11 @@ class GPT4LMHeadModel(nn.Module):
 
         Matrices are normal with standard deviation `initializer_range`; those that write into the residual stream are
         smaller by sqrt(2 * layers), so that the stream's variance does not grow with depth (GPT-2, section 2.3). Norms
-        start at one, biases at zero.
+        start at one, biases and attention sinks at zero.
         """
         depth = (2 * self.config.num_hidden_layers) ** -0.5
         for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
+            if name.endswith(("bias", "sinks")):
                 parameter.zero_()
             elif parameter.dim() == 1:
                 parameter.fill_(1.0)

@@ -15,37 +15,43 @@ from malmoi.model import fused
 
 
 class RMSNorm(nn.Module):
-    """`x / rms(x) * weight` over the last dimension, of any leading shape."""
+    """`x / rms(x) * weight` over the last dimension, of any leading shape; without `affine`, no weight."""
 
-    def __init__(self, size: int, eps: float) -> None:
+    def __init__(self, size: int, eps: float, affine: bool = True) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(size)) if affine else None
+        self.size, self.eps = size, eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.weight is None:
+            return F.rms_norm(x.float(), (self.size,), None, self.eps).to(x.dtype)
         if fused.pays(x):
             return fused.RMSNorm.apply(x, self.weight, self.eps)
-        return F.rms_norm(x.float(), self.weight.shape, None, self.eps).to(x.dtype) * self.weight
+        return F.rms_norm(x.float(), (self.size,), None, self.eps).to(x.dtype) * self.weight
 
 
 class LayerNorm(nn.Module):
-    """`(x - mean(x)) / std(x) * weight + bias` over the last dimension, of any leading shape."""
+    """`(x - mean(x)) / std(x) * weight + bias` over the last dimension; without `affine`, no weight and no bias."""
 
-    def __init__(self, size: int, eps: float) -> None:
+    def __init__(self, size: int, eps: float, affine: bool = True) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.bias = nn.Parameter(torch.zeros(size))
-        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(size)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(size)) if affine else None
+        self.size, self.eps = size, eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.layer_norm(x, self.weight.shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+        weight = None if self.weight is None else self.weight.to(x.dtype)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.layer_norm(x, (self.size,), weight, bias, self.eps)
 
 
-def build_norm(spec: Norm) -> RMSNorm | LayerNorm:
-    """The module that a `Norm` record describes."""
+def build_norm(spec: Norm | None) -> RMSNorm | LayerNorm | nn.Identity:
+    """The module that a `Norm` record describes; nothing is done where there is none."""
     match spec:
+        case None:
+            return nn.Identity()
         case Norm(kind="rms_norm"):
-            return RMSNorm(spec.size, spec.eps)
+            return RMSNorm(spec.size, spec.eps, spec.affine)
         case Norm(kind="layer_norm"):
-            return LayerNorm(spec.size, spec.eps)
+            return LayerNorm(spec.size, spec.eps, spec.affine)
     raise AssertionError(spec)

@@ -189,7 +189,7 @@ def is_hidden_matrix(model: nn.Module) -> dict[str, bool]:
     """For each trainable parameter: is it a matrix between hidden activations (Muon, weight decay) or not?
 
     Not: whatever an `nn.Embedding` owns (looked up, not multiplied), the head `lm_head` (its outputs are separate
-    words), and vectors (norms, biases).
+    words), and vectors (norms, biases; the biases of a layer's experts are a stack of vectors).
     """
     embedded = {
         id(parameter)
@@ -198,7 +198,10 @@ def is_hidden_matrix(model: nn.Module) -> dict[str, bool]:
         for parameter in module.parameters()
     }
     return {
-        name: parameter.ndim >= 2 and id(parameter) not in embedded and not name.startswith("lm_head.")
+        name: parameter.ndim >= 2
+        and id(parameter) not in embedded
+        and not name.startswith("lm_head.")
+        and not name.endswith("bias")
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
