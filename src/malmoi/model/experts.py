@@ -1,9 +1,9 @@
 """A mixture of experts: many feed-forward networks, of which each token uses a few.
 
 A router scores the experts for every token; the best `per_token` of them are run and their results added, weighted by
-the router's probabilities made to sum to one (the rule of Mixtral, Qwen3-MoE and gpt-oss alike). The model thus holds more than one token pays for.
-Left alone, a router falls in love with a few experts; the balance loss (Shazeer et al., 2017; Fedus et al., "Switch
-transformers", 2021, equation 4) is smallest when every expert gets its equal share.
+the router's probabilities made to sum to one (the rule of Mixtral, Qwen3-MoE and gpt-oss alike). The model thus holds
+more than one token pays for. Left alone, a router falls in love with a few experts; the balance loss (Shazeer et al.,
+2017; Fedus et al., "Switch transformers", 2021, equation 4) is smallest when every expert gets its equal share.
 
 All experts of a layer lie in one tensor for each kind of matrix, so that a layer of a thousand experts is three
 parameters and not three thousand.
