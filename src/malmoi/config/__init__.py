@@ -241,6 +241,7 @@ class TrainConfig(Config):
     max_skipped_steps: int = Field(default=5, ge=1, le=100)  # of the last 100 steps, before the run gives up
     label_smoothing: float = Field(default=0.0, ge=0, le=0.5)
     ema_decay: float = Field(default=0.0, ge=0, lt=1)  # of the averaged weights; 0: none are kept
+    freeze: tuple[str, ...] = ()  # patterns of parameters that stay as they are: "model.layers.0.*"
 
     lr_scheduler_type: Literal["cosine", "linear", "warmup_stable_decay", "constant"] = "warmup_stable_decay"
     warmup_steps: float = Field(default=0.02, ge=0)  # below 1: a share of max_steps
@@ -304,12 +305,24 @@ class DataConfig(Config):
     validation: tuple[SourceConfig, ...] = ()  # files to measure on instead
 
 
+class LoraConfig(Config):
+    """Which matrices of a finished model get a small, learned addition (LoRA: Hu et al., 2021), and how large it is."""
+
+    r: int = Field(default=8, ge=1, le=4096)  # rank
+    lora_alpha: float = Field(default=16, gt=0, le=1_000_000)  # the addition is scaled by lora_alpha / r
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: tuple[str, ...] = ()  # ends of names, or patterns with *; empty: attention and feed-forward
+    use_rslora: bool = False  # scale by lora_alpha / sqrt(r) instead
+    modules_to_save: tuple[str, ...] = ()  # modules that learn whole, and are saved with the adapter
+
+
 class Recipe(Config):
     """One training run from beginning to end, as a YAML file holds it."""
 
     data: DataConfig
     size: str | None = None  # the dial; `model` and `train` override what follows from it
     start_from: str | None = None  # a model folder to continue from
+    lora: LoraConfig | None = None  # adapt `start_from` by LoRA instead of changing all its weights
     tokenizer: str | None = None  # a folder; None: learned from the data
     vocab_size: int = Field(default=8192, ge=256, le=1_000_000)
     model: dict[str, Any] = Field(default_factory=dict)
@@ -324,6 +337,7 @@ CONFIGS: tuple[type[Config], ...] = (
     GenerationConfig,
     SourceConfig,
     DataConfig,
+    LoraConfig,
     Recipe,
 )
 
