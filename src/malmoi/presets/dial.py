@@ -1,4 +1,4 @@
-"""Models by name: one dial from a million parameters to eight hundred million, and GPT-2 as it was published.
+"""The dial: Malmoi's own models, from a million parameters to eight hundred million.
 
 The dial is one table. A row is chosen by its name ("nano" ... "large"); width, depth, heads, context, vocabulary, batch
 and learning rates follow from it, because they belong together: a wider network wants smaller steps (the learning rate
@@ -22,9 +22,11 @@ steps, because a laptop's budget is short of steps before it is short of text.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from malmoi.config import MalmoiError, ModelConfig, TrainConfig, nearest
+from malmoi.presets.about import Preset
 
 END_OF_TEXT, PAD = 0, 1  # the first ids of every tokenizer that Malmoi learns
 
@@ -56,9 +58,6 @@ _DIAL = {
     "large": _Row(1536, 28, 12, 4, 4096, 65_536, 2048, 2048, 4, 64, 4e-4, 0.01),
 }
 SIZES: tuple[str, ...] = tuple(_DIAL)
-
-# Radford et al., "Language models are unsupervised multitask learners" (2019), table 2; counts of the released weights
-_GPT2 = {"small": (768, 12, 12), "medium": (1024, 24, 16), "large": (1280, 36, 20), "xl": (1600, 48, 25)}
 
 
 def _row(name: str) -> _Row:
@@ -98,42 +97,4 @@ def train_defaults(name: str) -> TrainConfig:
     )
 
 
-def gpt2(size: str = "small") -> ModelConfig:
-    """GPT-2 as published (Radford et al., 2019).
-
-    Parameters: small 124,439,808; medium 354,823,168; large 774,030,080; xl 1,557,611,200.
-    """
-    if size not in _GPT2:
-        raise MalmoiError(f"There is no GPT-2 '{size}'.{nearest(size, _GPT2)} Sizes: {', '.join(_GPT2)}.")
-    width, depth, heads = _GPT2[size]
-    return ModelConfig(
-        vocab_size=50_257,
-        hidden_size=width,
-        num_hidden_layers=depth,
-        num_attention_heads=heads,
-        max_position_embeddings=1024,
-        positions="learned",
-        norm="layer_norm",
-        norm_eps=1e-5,
-        qk_norm=False,
-        feed_forward="plain",
-        hidden_act="gelu_pytorch_tanh",
-        attention_bias=True,
-        mlp_bias=True,
-        embedding_dropout=0.1,
-        attention_dropout=0.1,
-        residual_dropout=0.1,
-        bos_token_id=50_256,
-        eos_token_id=50_256,
-    )
-
-
-def preset(name: str) -> ModelConfig:
-    """A model by one name: a size of the dial, or `gpt2`, `gpt2-medium`, `gpt2-large`, `gpt2-xl`."""
-    if name in _DIAL:
-        return size(name)
-    published = {f"gpt2-{key}": key for key in _GPT2} | {"gpt2": "small"}
-    if name in published:
-        return gpt2(published[name])
-    known = (*SIZES, *published)
-    raise MalmoiError(f"There is no preset '{name}'.{nearest(name, known)} Presets: {', '.join(known)}.")
+PRESETS: dict[str, Preset] = {name: Preset(functools.partial(size, name), "dial") for name in SIZES}
