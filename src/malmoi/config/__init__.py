@@ -27,6 +27,7 @@ __all__ = [
     "GenerationConfig",
     "MalmoiError",
     "ModelConfig",
+    "ParallelConfig",
     "Recipe",
     "RopeParameters",
     "SourceConfig",
@@ -285,6 +286,19 @@ class GenerationConfig(Config):
     use_cache: bool = True
 
 
+class ParallelConfig(Config):
+    """How the processes of a job share one run. The product of the first four is the number of processes."""
+
+    data_parallel_shard: int | None = Field(default=None, ge=1, le=1_000_000)  # None: the processes that are left
+    data_parallel_replicate: int = Field(default=1, ge=1, le=1_000_000)
+    tensor_parallel: int = Field(default=1, ge=1, le=1_024)
+    pipeline_parallel: int = Field(default=1, ge=1, le=1_024)
+    pipeline_schedule: Literal["1f1b", "interleaved"] = "1f1b"
+    expert_parallel: int = Field(default=1, ge=1, le=100_000)  # borrows the shard axis
+    activation_checkpointing: Literal["none", "selective", "full"] = "none"
+    async_checkpoints: bool = False
+
+
 class SourceConfig(Config):
     """One source of text in a mixture: where it lies, how a document is read from it, how much it counts."""
 
@@ -328,6 +342,7 @@ class Recipe(Config):
     model: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
     generation: dict[str, Any] = Field(default_factory=dict)
+    parallel: ParallelConfig = Field(default_factory=ParallelConfig)  # of a job of several processes (torchrun)
 
 
 CONFIGS: tuple[type[Config], ...] = (
@@ -338,6 +353,7 @@ CONFIGS: tuple[type[Config], ...] = (
     SourceConfig,
     DataConfig,
     LoraConfig,
+    ParallelConfig,
     Recipe,
 )
 
