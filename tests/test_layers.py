@@ -1,11 +1,11 @@
-"""Layer specs follow the configuration; the closed-form count is the built model's, whatever the configuration."""
+"""Layer specs follow the configuration; the tensors listed without building are the built ones."""
 
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from malmoi.config import ModelConfig
-from malmoi.layers import Dense, Experts, count_active_parameters, count_parameters, layer_specs
+from malmoi.layers import Dense, Experts, count_active_parameters, count_parameters, layer_specs, named_tensors
 from malmoi.model.gpt import GPT4LMHeadModel
 from small_models import configs
 
@@ -18,6 +18,7 @@ def test_counted_is_built(config, tied, attention_bias, mlp_bias, vocabulary):
     )
     with torch.device("meta"):
         model = GPT4LMHeadModel(config)
+    assert [(name, tuple(tensor.shape)) for name, tensor in model.named_parameters()] == list(named_tensors(config))
     assert count_parameters(config) == model.num_parameters()
 
 

@@ -3,11 +3,13 @@
 `layer_specs(config)` expands a `ModelConfig` into small frozen records, one `Layer` for each block of the network. The
 model builds each record with `match`, so that a block never asks what kind of model it stands in, and a new idea is one
 record here and one `case` there. Nothing here needs torch: the planner and `malmoi params` count with the same records
-that the model is built from (`count_parameters`), and a test holds the two counts equal.
+that the model is built from (`named_tensors`, `count_parameters`), and a test compares both with the built model.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -133,42 +135,89 @@ def _feed_forward(config: ModelConfig) -> Dense | Experts:
     return Experts(config.hidden_size, number, per_token, dense(config.moe_intermediate_size), config.router_bias)
 
 
-def count(spec: Norm | Attention | Dense | Experts | Layer | None) -> int:
-    """How many learned numbers a part holds."""
+def tensors(spec: Norm | Attention | Dense | Experts | Layer | None) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Every learned tensor of a part, by the name that it has in the built module, with its shape."""
     match spec:
         case None | Norm(affine=False):
-            return 0
-        case Norm(kind="layer_norm", size=size):
-            return 2 * size
+            return
         case Norm(size=size):
-            return size
-        case Attention():
-            queries = spec.num_heads * spec.head_dim
-            pairs = 2 * spec.num_key_value_heads * spec.head_dim
-            weights = spec.hidden_size * (2 * queries + pairs)
-            biases = queries + pairs + spec.hidden_size if spec.bias else 0
-            return weights + biases + 2 * count(spec.qk_norm) + (spec.num_heads if spec.sinks else 0)
+            yield "weight", (size,)
+            if spec.kind == "layer_norm":
+                yield "bias", (size,)
+        case Attention(hidden_size=width):
+            queries, keys = spec.num_heads * spec.head_dim, spec.num_key_value_heads * spec.head_dim
+            if spec.sinks:
+                yield "sinks", (spec.num_heads,)
+            for name, out, into in (
+                ("q_proj", queries, width),
+                ("k_proj", keys, width),
+                ("v_proj", keys, width),
+                ("o_proj", width, queries),
+            ):
+                yield f"{name}.weight", (out, into)
+                if spec.bias:
+                    yield f"{name}.bias", (out,)
+            yield from _inside("q_norm", spec.qk_norm)
+            yield from _inside("k_norm", spec.qk_norm)
         case Dense():
-            inward = 2 if spec.gated else 1
-            weights = (inward + 1) * spec.hidden_size * spec.size
-            return weights + (inward * spec.size + spec.hidden_size if spec.bias else 0)
-        case Experts():
-            router = spec.hidden_size * spec.number + (spec.number if spec.router_bias else 0)
-            return router + spec.number * count(spec.expert)
+            for name, out, into in _feed_forward_maps(spec):
+                yield f"{name}.weight", (out, into)
+                if spec.bias:
+                    yield f"{name}.bias", (out,)
+        case Experts(hidden_size=width, number=number):
+            yield "gate.weight", (number, width)
+            if spec.router_bias:
+                yield "gate.bias", (number,)
+            maps = _feed_forward_maps(spec.expert)
+            for name, out, into in maps:
+                yield f"experts.{name}", (number, out, into)
+            if spec.expert.bias:
+                for name, out, _ in maps:
+                    yield f"experts.{name}_bias", (number, out)
         case Layer():
-            return count(spec.attention) + count(spec.feed_forward) + 2 * count(spec.norm)
+            yield from _inside("input_layernorm", spec.norm)
+            yield from _inside("self_attn", spec.attention)
+            yield from _inside("post_attention_layernorm", spec.norm)
+            yield from _inside("mlp", spec.feed_forward)
+
+
+def _feed_forward_maps(spec: Dense) -> tuple[tuple[str, int, int], ...]:
+    """The matrices of a feed-forward network: name, outputs, inputs."""
+    width, size = spec.hidden_size, spec.size
+    gate = (("gate_proj", size, width),) if spec.gated else ()
+    return (*gate, ("up_proj", size, width), ("down_proj", width, size))
+
+
+def _inside(
+    name: str, spec: Norm | Attention | Dense | Experts | Layer | None
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    return ((f"{name}.{inner}", shape) for inner, shape in tensors(spec))
+
+
+def named_tensors(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and shape of every learned tensor of the model that `config` describes, without building it.
+
+    A tied output table is the embedding itself and is not named again, as in the built model's `named_parameters()`.
+    """
+    table = (config.vocab_size, config.hidden_size)
+    yield "model.embed_tokens.weight", table
+    if config.positions == "learned":
+        yield "model.embed_positions.weight", (config.max_position_embeddings, config.hidden_size)
+    for index, layer in enumerate(layer_specs(config)):
+        yield from _inside(f"model.layers.{index}", layer)
+    yield from _inside("model.norm", final_norm(config))
+    if not config.tie_word_embeddings:
+        yield "lm_head.weight", table
+
+
+def count(spec: Norm | Attention | Dense | Experts | Layer | None) -> int:
+    """How many learned numbers a part holds."""
+    return sum(math.prod(shape) for _, shape in tensors(spec))
 
 
 def count_parameters(config: ModelConfig) -> int:
-    """The exact number of learned parameters of the model that `config` describes, without building it.
-
-    Tied embeddings are counted once, as in the built model.
-    """
-    tables = 1 if config.tie_word_embeddings else 2
-    embeddings = tables * config.vocab_size * config.hidden_size
-    if config.positions == "learned":
-        embeddings += config.max_position_embeddings * config.hidden_size
-    return embeddings + sum(count(layer) for layer in layer_specs(config)) + count(final_norm(config))
+    """The exact number of learned parameters of the model that `config` describes; tied embeddings count once."""
+    return sum(math.prod(shape) for _, shape in named_tensors(config))
 
 
 def count_active_parameters(config: ModelConfig) -> int:
