@@ -1,201 +1,76 @@
-"""What Hugging Face calls things: one table for each family of models that a folder may hold.
+"""What Hugging Face calls things, in both directions: `config.json` and the names of the weights.
 
-A `Family` says which of our settings are the same in all its models (`fixed`), under which names `config.json` keeps
-the others (`settings`), what it must not ask for because we would compute something else (`refused`), and under which
-names the weights lie (`tensors`; empty: the same names as ours). Everything is data; `to_config`, `from_config`,
-`to_tensors` and `from_tensors` read the tables in either direction.
-
-A model belongs to the first family that can say everything about its structure; what a family cannot say about
-anything else (dropout, for example) is kept under the key "malmoi", which other programs ignore. A structure that no
-family knows is written in our own names (`malmoi`), which only Malmoi opens.
+The tables stand in `malmoi.formats.published`; this file reads them. A model belongs to the first family that can say
+everything about its structure; what a family cannot say about anything else (dropout, for example) is kept under the
+key "malmoi", which other programs ignore. A structure that no family knows is written in our own names (`malmoi`),
+which only Malmoi opens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from malmoi.config import MalmoiError, ModelConfig, nearest
+from malmoi.config import ROPE_FIELDS, MalmoiError, ModelConfig, nearest
+from malmoi.formats.published import FAMILIES, OWN, Family
+from malmoi.formats.renaming import places
 from malmoi.layers import final_norm, layer_specs
 
+__all__ = ["EXTRA", "FAMILIES", "Family", "family_named", "family_of", "from_config", "match", "to_config"]
+
 EXTRA = "malmoi"  # the key of config.json that holds what the family's own keys cannot
-
-
-@dataclass(frozen=True, slots=True)
-class Rename:
-    """One tensor of theirs and the ones of ours that it holds, one after another along the output dimension.
-
-    `{i}` stands for the number of a layer. `transposed`: theirs is (in, out), as GPT-2's Conv1D keeps it.
-    """
-
-    theirs: str
-    ours: tuple[str, ...]
-    transposed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """How one `model_type` of Hugging Face maps onto `ModelConfig` and onto our parameter names."""
-
-    model_type: str
-    architecture: str
-    fixed: Mapping[str, Any]
-    settings: Mapping[str, str]  # ours -> theirs
-    written: Mapping[str, Any] = field(default_factory=dict)  # keys that are always written
-    refused: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # key -> the values that we can compute
-    spellings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # ours -> {their value: our value}
-    tensors: tuple[Rename, ...] = ()
-    prefix: str = ""  # some published folders leave it out
-    ignored: tuple[str, ...] = ()  # endings of tensors that are no parameters (masks, tables)
-
-
-_SAME = ("vocab_size", "tie_word_embeddings", "initializer_range", "bos_token_id", "eos_token_id", "pad_token_id")
-_MODERN_SETTINGS = {
-    name: name
-    for name in (
-        *_SAME,
-        *("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"),
-        *("intermediate_size", "max_position_embeddings", "hidden_act", "attention_bias", "attention_dropout"),
-        "rope_parameters",
-    )
-} | {"norm_eps": "rms_norm_eps"}
-_MODERN = {"norm": "rms_norm", "positions": "rotary", "feed_forward": "gated"}
-
-
-def _gpt2_tensors() -> Iterable[Rename]:
-    yield Rename("transformer.wte.weight", ("model.embed_tokens.weight",))
-    yield Rename("transformer.wpe.weight", ("model.embed_positions.weight",))
-    yield Rename("lm_head.weight", ("lm_head.weight",))
-    for part in ("weight", "bias"):
-        yield Rename(f"transformer.ln_f.{part}", (f"model.norm.{part}",))
-        ours, theirs, turned = "model.layers.{i}.", "transformer.h.{i}.", part == "weight"
-        yield Rename(f"{theirs}ln_1.{part}", (f"{ours}input_layernorm.{part}",))
-        yield Rename(f"{theirs}ln_2.{part}", (f"{ours}post_attention_layernorm.{part}",))
-        fused = tuple(f"{ours}self_attn.{name}_proj.{part}" for name in "qkv")
-        yield Rename(f"{theirs}attn.c_attn.{part}", fused, turned)
-        yield Rename(f"{theirs}attn.c_proj.{part}", (f"{ours}self_attn.o_proj.{part}",), turned)
-        yield Rename(f"{theirs}mlp.c_fc.{part}", (f"{ours}mlp.up_proj.{part}",), turned)
-        yield Rename(f"{theirs}mlp.c_proj.{part}", (f"{ours}mlp.down_proj.{part}",), turned)
-
-
-FAMILIES: tuple[Family, ...] = (
-    Family(
-        "qwen3",
-        "Qwen3ForCausalLM",
-        fixed={**_MODERN, "qk_norm": True, "mlp_bias": False, "num_experts": 0},
-        settings={**_MODERN_SETTINGS, "layer_types": "layer_types", "sliding_window": "sliding_window"},
-    ),
-    Family(
-        "qwen3_moe",
-        "Qwen3MoeForCausalLM",
-        fixed={**_MODERN, "qk_norm": True, "mlp_bias": False},
-        settings={
-            **_MODERN_SETTINGS,
-            "num_experts": "num_experts",
-            "num_experts_per_tok": "num_experts_per_tok",
-            "moe_intermediate_size": "moe_intermediate_size",
-            "router_aux_loss_coef": "router_aux_loss_coef",
-        },
-        written={"norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": [], "sliding_window": None},
-        refused={
-            "norm_topk_prob": (True,),
-            "decoder_sparse_step": (1, None),
-            "mlp_only_layers": ([], None),
-            "use_sliding_window": (False, None),
-        },
-    ),
-    Family(
-        "llama",
-        "LlamaForCausalLM",
-        fixed={**_MODERN, "qk_norm": False, "num_experts": 0},
-        settings={**_MODERN_SETTINGS, "mlp_bias": "mlp_bias"},
-        refused={"pretraining_tp": (1, None)},
-        ignored=("rotary_emb.inv_freq",),
-    ),
-    Family(
-        "gpt2",
-        "GPT2LMHeadModel",
-        fixed={
-            "norm": "layer_norm",
-            "positions": "learned",
-            "feed_forward": "plain",
-            "qk_norm": False,
-            "attention_bias": True,
-            "mlp_bias": True,
-            "num_experts": 0,
-        },
-        settings={
-            **{name: name for name in _SAME},
-            "hidden_size": "n_embd",
-            "num_hidden_layers": "n_layer",
-            "num_attention_heads": "n_head",
-            "intermediate_size": "n_inner",
-            "max_position_embeddings": "n_positions",
-            "norm_eps": "layer_norm_epsilon",
-            "hidden_act": "activation_function",
-            "embedding_dropout": "embd_pdrop",
-            "attention_dropout": "attn_pdrop",
-            "residual_dropout": "resid_pdrop",
-        },
-        refused={
-            "scale_attn_weights": (True, None),
-            "scale_attn_by_inverse_layer_idx": (False, None),
-            "add_cross_attention": (False, None),
-        },
-        spellings={"hidden_act": {"gelu_new": "gelu_pytorch_tanh"}},
-        tensors=tuple(_gpt2_tensors()),
-        prefix="transformer.",
-        ignored=(".attn.bias", ".attn.masked_bias"),
-    ),
-)
-_OWN = Family("malmoi", "GPT4LMHeadModel", fixed={}, settings={name: name for name in ModelConfig.model_fields})
-_BY_TYPE = {family.model_type: family for family in (*FAMILIES, _OWN)}
-# a setting that a folder leaves out has transformers' default, where that differs from ours
-_THEIR_DEFAULTS: dict[str, dict[str, Any]] = {
-    "qwen3": {"tie_word_embeddings": False},
-    "qwen3_moe": {"tie_word_embeddings": False, "norm_topk_prob": False},
-    "llama": {"tie_word_embeddings": False},
-    "gpt2": {
-        "layer_norm_epsilon": 1e-5,
-        "activation_function": "gelu_new",
-        "embd_pdrop": 0.1,
-        "attn_pdrop": 0.1,
-        "resid_pdrop": 0.1,
-    },
-}
+_BY_TYPE = {family.model_type: family for family in (*FAMILIES, OWN)}
+_NULLABLE = {"sliding_window", "num_key_value_heads"}  # null means something else than leaving the key out
+_SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
 
 
 def family_of(config: ModelConfig) -> Family:
     """The first family that can say everything about the structure of this model."""
     for family in FAMILIES:
-        if all(getattr(config, name) == value for name, value in family.fixed.items()):
+        if family.experts == (config.num_experts > 0) and _agrees(family, config):
             try:
                 if _structure(from_config(_say(family, config))) == _structure(config):
                     return family
             except MalmoiError:
                 continue
-    return _OWN
+    return OWN
+
+
+def _agrees(family: Family, config: ModelConfig) -> bool:
+    return all(getattr(config, name) == value for name, value in family.fixed.items())
 
 
 def _structure(config: ModelConfig) -> tuple[Any, ...]:
     """All that decides a model's logits, apart from its weights."""
     plain = config.replace(attention_dropout=0.0, residual_dropout=0.0, embedding_dropout=0.0)
-    turning = (config.rope_parameters, config.max_position_embeddings) if config.positions == "rotary" else None
+    turning = config.rope_parameters if config.positions == "rotary" else None
     tied = config.tie_word_embeddings
     return layer_specs(plain), final_norm(config), config.vocab_size, tied, turning, config.max_position_embeddings
 
 
 def _say(family: Family, config: ModelConfig) -> dict[str, Any]:
+    """The configuration in the family's names, as today's and as older versions of transformers read them."""
     values = config.model_dump(mode="json")
     said = {"architectures": [family.architecture], "model_type": family.model_type, **family.written}
     for ours, theirs in family.settings.items():
-        spelled = {our: their for their, our in family.spellings.get(ours, {}).items()}
-        said[theirs] = spelled.get(values[ours], values[ours]) if ours in family.spellings else values[ours]
-    if "layer_types" in family.settings:
-        said["use_sliding_window"] = "sliding_attention" in config.layer_types
+        spelled: dict[str, str] = {}
+        for their, our in family.spellings.get(ours, {}).items():
+            spelled.setdefault(our, their)
+        said[theirs] = spelled.get(values[ours], values[ours]) if spelled else values[ours]
+    if family is OWN:
+        return said
+    sliding = [kind == "sliding_attention" for kind in config.layer_types]
+    if family.windows == "all":
+        said["sliding_window"] = config.sliding_window if all(sliding) else None
+    if family.windows == "later":
+        said["use_sliding_window"] = any(sliding)
+        said["max_window_layers"] = sliding.index(True) if any(sliding) else len(sliding)  # read before version 4.53
+    if "rope_parameters" in said:  # before version 5 the base and its stretching were two keys
+        rope = dict(said["rope_parameters"])
+        said["rope_theta"] = rope.pop("rope_theta")
+        said["rope_scaling"] = None if rope["rope_type"] == "default" else rope
     return said
 
 
@@ -214,11 +89,11 @@ def from_config(said: Mapping[str, Any]) -> ModelConfig:
     Raises `MalmoiError` for a family that is not known, a setting that we would compute differently, or a bad value.
     """
     family = family_named(said)
-    said = {**_THEIR_DEFAULTS.get(family.model_type, {}), **said}
+    if family is not OWN:
+        said = _modern_names(family, said)
     for key, allowed in family.refused.items():
         if key in said and said[key] not in allowed:
             raise MalmoiError(f"{key}={said[key]!r} is not supported for model_type '{family.model_type}'.")
-    said = _older_names(said)
     values: dict[str, Any] = dict(family.fixed)
     for ours, theirs in family.settings.items():
         if said.get(theirs) is not None:
@@ -227,6 +102,11 @@ def from_config(said: Mapping[str, Any]) -> ModelConfig:
             values[ours] = spelled.get(value, value) if isinstance(value, str) else value
     if isinstance(values.get("eos_token_id"), list):  # the first ends a text; generation_config.json has them all
         values["eos_token_id"] = values["eos_token_id"][0] if values["eos_token_id"] else None
+    if family.windows == "all" and said.get("sliding_window") is not None:
+        values["sliding_window"] = said["sliding_window"]
+        values["layer_types"] = said["layer_types"]
+    if family.experts and values.get("num_experts") == 0:
+        raise MalmoiError(f"model_type '{family.model_type}' is a mixture of experts, but config.json gives it none.")
     extra = said.get(EXTRA) if isinstance(said.get(EXTRA), Mapping) else {}
     values |= extra.get("config", {}) if extra else {}
     return ModelConfig(**values)
@@ -242,35 +122,74 @@ def family_named(said: Mapping[str, Any]) -> Family:
     return _BY_TYPE[name]
 
 
-def _older_names(said: Mapping[str, Any]) -> dict[str, Any]:
-    """Bring spellings of older transformers versions to today's: rope_theta, layer types, the number of experts."""
-    said = dict(said)
-    rope = dict(said.get("rope_parameters") or {})
-    scaling = said.get("rope_scaling") or {}
-    kind = rope.get("rope_type") or scaling.get("rope_type") or scaling.get("type") or "default"
-    if kind != "default":
-        raise MalmoiError(f"rope_type '{kind}' is not supported; known: 'default'.")
-    said["rope_parameters"] = {"rope_theta": rope.get("rope_theta") or said.get("rope_theta") or 10_000.0}
-    if said.get("num_experts") is None and said.get("num_local_experts") is not None:
-        said["num_experts"] = said["num_local_experts"]
-    if said.get("use_sliding_window") is False:
-        said["sliding_window"] = None
-    depth, first = said.get("num_hidden_layers"), said.get("max_window_layers", 28)
-    if said.get("use_sliding_window") and not said.get("layer_types") and isinstance(depth, int):
-        said["layer_types"] = ["full_attention" if i < first else "sliding_attention" for i in range(depth)]
-    return said
+def _modern_names(family: Family, said: Mapping[str, Any]) -> dict[str, Any]:
+    """A published `config.json` complete and in today's spelling, whichever version of transformers wrote it."""
+    given = {key: value for key, value in said.items() if value is not None or key in _NULLABLE}
+    if "num_local_experts" in given:
+        given.setdefault("num_experts", given["num_local_experts"])
+    for ours, theirs in family.settings.items():  # transformers takes its common names everywhere
+        if ours in given:
+            given.setdefault(theirs, given[ours])
+    missing = [family.settings[ours] for ours in _SIZES if family.settings[ours] not in given]
+    if missing:
+        raise MalmoiError(f"{', '.join(missing)} must be said for a model of type '{family.model_type}'.")
+    full = {**family.defaults, **given}
+    if "rope_parameters" in family.settings:
+        full["rope_parameters"] = _rope(full, given.get("rope_scaling") or full.get("rope_parameters") or {})
+    _windows(family, full)
+    return full
+
+
+def _windows(family: Family, said: dict[str, Any]) -> None:
+    """Write out which layers look through a window, where the family has a rule instead of a list."""
+    if family.windows == "later":
+        first = said.get("max_window_layers", 28)
+        if not said.get("use_sliding_window") or not isinstance(first, int):
+            said["sliding_window"], first = None, 10_000
+        plain, sliding = _repeat(("full_attention",), said), _repeat(("sliding_attention",), said)
+        said.setdefault("layer_types", plain[:first] + sliding[first:])
+    elif family.windows == "alternating":
+        said.setdefault("layer_types", _repeat(("sliding_attention", "full_attention"), said))
+    elif family.windows == "all" and said.get("sliding_window") is not None:
+        said["layer_types"] = _repeat(("sliding_attention",), said)
+
+
+def _repeat(pattern: tuple[str, ...], said: Mapping[str, Any]) -> list[str]:
+    depth = said.get("num_hidden_layers")
+    depth = depth if isinstance(depth, int) and 0 < depth <= 10_000 else 0  # else the field's own check will say so
+    return [pattern[i % len(pattern)] for i in range(depth)]
+
+
+def _rope(said: Mapping[str, Any], rope: Any) -> dict[str, Any]:
+    """The rotary positions of a folder as our `rope_parameters`; a kind that we do not compute is refused by name."""
+    if not isinstance(rope, Mapping):
+        raise MalmoiError(f"rope_parameters must be a record of settings, not {rope!r:.60}.")
+    rope = {key: value for key, value in rope.items() if value is not None}
+    kind = rope.pop("rope_type", None) or rope.get("type") or "default"
+    rope.pop("type", None)
+    nested = [key for key, value in rope.items() if isinstance(value, Mapping)]
+    if kind not in ROPE_FIELDS or nested:
+        what = f"rope_parameters for each kind of layer ({', '.join(nested)})" if nested else f"rope_type '{kind}'"
+        raise MalmoiError(f"{what} is not supported; known: {', '.join(ROPE_FIELDS)}.")
+    part = rope.pop("partial_rotary_factor", said.get("partial_rotary_factor", 1.0))
+    if part != 1:
+        raise MalmoiError(f"partial_rotary_factor={part!r} is not supported: positions turn all of a head, or none.")
+    required, optional = ROPE_FIELDS[kind]
+    known = {name for names in ROPE_FIELDS.values() for field in names for name in field}
+    strange = sorted(set(rope) - known - {"rope_theta"})
+    if strange:
+        raise MalmoiError(f"rope_parameters has {', '.join(strange)}, which Malmoi does not know how to compute.")
+    # what belongs to another kind has no effect, there as here
+    kept = {name: value for name, value in rope.items() if name in (*required, *optional, "rope_theta")}
+    if "original_max_position_embeddings" in required:
+        kept.setdefault("original_max_position_embeddings", said.get("max_position_embeddings"))
+    kept.setdefault("rope_theta", said.get("rope_theta"))
+    return {"rope_type": kind, **kept}
 
 
 def to_tensors(family: Family, state: Mapping[str, torch.Tensor], layers: int) -> dict[str, torch.Tensor]:
-    """Our state dictionary under the family's names."""
-    if not family.tensors:
-        return dict(state)
-    theirs: dict[str, torch.Tensor] = {}
-    for name, ours, transposed in _renamed(family, layers):
-        if all(part in state for part in ours):
-            whole = torch.cat([state[part] for part in ours])
-            theirs[name] = whole.t() if transposed else whole
-    return theirs
+    """Our state dictionary under the family's names, in its layout (views of ours where that is enough)."""
+    return {place.theirs: place.whole(state) for place in places(family.tensors, state, layers)}
 
 
 def match(family: Family, held: Iterable[str], expected: Iterable[str]) -> tuple[dict[str, str], list[str]]:
@@ -283,25 +202,3 @@ def match(family: Family, held: Iterable[str], expected: Iterable[str]) -> tuple
         elif not any(name.endswith(ending) for ending in family.ignored):
             extra.append(name)
     return found, sorted(extra)
-
-
-def from_tensors(
-    family: Family, theirs: Mapping[str, torch.Tensor], shapes: Mapping[str, torch.Size], layers: int
-) -> dict[str, torch.Tensor]:
-    """The family's tensors under our names; `shapes` (ours) say where a fused one is cut."""
-    if not family.tensors:
-        return dict(theirs)
-    ours: dict[str, torch.Tensor] = {}
-    for name, parts, transposed in _renamed(family, layers):
-        if name in theirs:
-            whole = theirs[name].t() if transposed else theirs[name]
-            pieces = whole.split([shapes[part][0] for part in parts])
-            ours |= {part: piece.contiguous() for part, piece in zip(parts, pieces, strict=True)}
-    return ours
-
-
-def _renamed(family: Family, layers: int) -> Iterable[tuple[str, tuple[str, ...], bool]]:
-    for rule in family.tensors:
-        numbers = range(layers) if "{i}" in rule.theirs else range(1)
-        for i in numbers:
-            yield rule.theirs.format(i=i), tuple(part.format(i=i) for part in rule.ours), rule.transposed

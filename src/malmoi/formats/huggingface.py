@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 
 from malmoi.config import GenerationConfig, MalmoiError, ModelConfig, nearest
-from malmoi.formats import families, hub, weights
+from malmoi.formats import families, hub, loading, weights
 from malmoi.formats.atomic import carry, recover, replaced
 from malmoi.formats.card import card, may_replace
 from malmoi.layers import count_parameters
@@ -38,11 +37,15 @@ class SavesItself(Protocol):
         ...
 
 
-def save(model: GPT4LMHeadModel, folder: str | Path, tokenizer: SavesItself | None = None) -> None:
+def save(
+    model: GPT4LMHeadModel, folder: str | Path, tokenizer: SavesItself | None = None, packed: bool = False
+) -> None:
     """Write a model folder, all at once: whatever stops it, the folder is what it was before.
 
-    Other files of an existing model folder (a tokenizer saved earlier, a changed README) stay. Raises `MalmoiError`
-    when the disk refuses, or when the folder holds other things than a model.
+    Other files of an existing model folder (a tokenizer saved earlier, a changed README) stay. `packed` stores the
+    experts of a gpt-oss layout in four bits a weight, as that family is published (`malmoi.formats.mxfp4`): about a
+    quarter of the size, and rounded. Raises `MalmoiError` when the disk refuses, when the folder holds other things
+    than a model, or for a layout that cannot be packed.
     """
     folder = Path(folder).expanduser().absolute()
     recover(folder)
@@ -50,14 +53,14 @@ def save(model: GPT4LMHeadModel, folder: str | Path, tokenizer: SavesItself | No
     config = model.config
     with replaced(folder) as new:
         try:
-            tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
-            state = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
             family = families.family_of(config)
-            weights.write(families.to_tensors(family, state, config.num_hidden_layers), new)
+            weights.write(loading.stored_tensors(model, family, packed), new)
             if tokenizer is not None:
                 tokenizer.save_pretrained(new)
             carry(folder, new, but_not=_stale(folder))
             said: dict[str, Any] = families.to_config(config) | {"dtype": str(model.dtype).removeprefix("torch.")}
+            if packed:
+                said["quantization_config"] = dict(loading.PACKED_CONFIG)
             vocabulary = _vocabulary(new) if tokenizer is not None else None
             if vocabulary is not None:
                 said.setdefault(families.EXTRA, {})["vocabulary"] = _mark(vocabulary)
@@ -93,17 +96,10 @@ def load(folder: str | Path, dtype: torch.dtype | str | None = None) -> GPT4LMHe
     config = read_config(folder)
     wanted = _dtype(dtype)
     _check_tokenizer(folder, config)
-    entries = weights.catalogue(folder)
-    held = sum(math.prod(entry.shape) for entry in entries.values())
-    if count_parameters(config) > 2 * held:
-        raise MalmoiError(
-            f"{folder}: config.json describes {count_parameters(config):,} parameters, but the weights hold {held:,}. "
-            f"The two files do not belong together."
-        )
+    stored = loading.open_weights(folder, _read_json(folder / CONFIG), count_parameters(config))
     with torch.device("meta"):
         model = GPT4LMHeadModel(config)
-    state = _state(folder, model, entries, wanted)
-    model.load_state_dict(state, strict=True, assign=True)
+    model.load_state_dict(loading.read_state(stored, model, wanted), strict=True, assign=True)
     model.tie_weights()
     model.generation_config = _read_generation(folder, model.generation_config)
     return model.eval()
@@ -114,36 +110,6 @@ def from_pretrained(name: str | Path, dtype: torch.dtype | str | None = None) ->
     path = Path(name).expanduser()
     recover(path)
     return load(hub.find(name), dtype=dtype)
-
-
-def _state(
-    folder: Path, model: GPT4LMHeadModel, entries: Mapping[str, weights.Entry], dtype: torch.dtype | None
-) -> dict[str, torch.Tensor]:
-    """All weights under our names, in one type; names and shapes are settled before the first number is read."""
-    layers, tied = model.config.num_hidden_layers, model.config.tie_word_embeddings
-    ours = {name: tensor for name, tensor in model.state_dict().items() if not (tied and name == "lm_head.weight")}
-    family = families.family_named(_read_json(folder / CONFIG))
-    expected = families.to_tensors(family, ours, layers)  # on the meta device: names and shapes alone
-    found, extra = families.match(family, entries, expected)
-    if tied:  # some folders store the shared table twice
-        extra = [name for name in extra if name != "lm_head.weight"]
-    missing = sorted(set(expected) - set(found))
-    if missing or extra:
-        parts = [f"missing: {weights.listed(missing)}"] if missing else []
-        parts += [f"not expected: {weights.listed(extra)}"] if extra else []
-        raise MalmoiError(f"{folder}: the weights do not fit config.json ({'; '.join(parts)}).")
-    for name, tensor in expected.items():
-        entry = entries[found[name]]
-        if entry.shape != tuple(tensor.shape):
-            raise MalmoiError(
-                f"{entry.file}: tensor '{found[name]}' has shape {list(entry.shape)}, but config.json asks for "
-                f"{list(tensor.shape)}."
-            )
-    kind = dtype or weights.DTYPES[entries[found[next(iter(expected))]].dtype]
-    theirs = {name: weights.read(entries, found[name]).to(kind) for name in expected}
-    shapes = {name: tensor.shape for name, tensor in ours.items()}
-    state = families.from_tensors(family, theirs, shapes, layers)
-    return state | {"lm_head.weight": state["model.embed_tokens.weight"]} if tied else state
 
 
 def _refuse_strangers(folder: Path) -> None:

@@ -2,7 +2,8 @@
 
 A safetensors file is eight bytes (the header's length), a JSON header (each tensor's type, shape and place) and the
 numbers. The header is held against the file's size before anything is allocated, so that a file that was cut short, or
-one that lies about itself, is refused at once and by name. The numbers are then read through a memory map.
+one that lies about itself, is refused at once and by name. The numbers are then read through a memory map that covers a
+few rows at a time, so that a model is never held twice.
 Format: https://github.com/huggingface/safetensors#format
 """
 
@@ -10,13 +11,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from malmoi.config import MalmoiError
@@ -24,7 +25,8 @@ from malmoi.config import MalmoiError
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _HEADER_LIMIT = 100_000_000  # the format's own
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_BYTES = {name: dtype.itemsize for name, dtype in DTYPES.items()}
+_STORED = {**DTYPES, "U8": torch.uint8}  # bytes hold packed numbers (`malmoi.formats.mxfp4`)
+_WINDOW = 16 * 2**20  # bytes of a file that are looked at together
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,21 @@ class Entry:
     file: Path
     dtype: str
     shape: tuple[int, ...]
+    begin: int  # its first byte in the file
+
+    def rows(self, chosen: slice) -> torch.Tensor:
+        """Some rows, still in the memory map (where they lie on a multiple of their size: else a copy)."""
+        dtype = _STORED[self.dtype]
+        row = math.prod(self.shape[1:]) * dtype.itemsize
+        shape, begin = (chosen.stop - chosen.start, *self.shape[1:]), self.begin + chosen.start * row
+        if not math.prod(shape):
+            return torch.empty(shape, dtype=dtype)
+        try:
+            mapped = np.memmap(self.file, dtype=np.uint8, mode="c", offset=begin, shape=(shape[0] * row,))
+        except (OSError, ValueError) as error:
+            raise MalmoiError(f"{self.file}: cannot be read: {error}.") from None
+        aligned = mapped if begin % dtype.itemsize == 0 else mapped.copy()
+        return torch.from_numpy(aligned).view(dtype).view(shape)
 
 
 def catalogue(folder: Path) -> dict[str, Entry]:
@@ -97,7 +114,10 @@ def read_header(path: Path) -> dict[str, Entry]:
             f"{path}: is cut short or has been tampered with: its tensors end at byte {8 + length + end:,}, but the "
             f"file has {size:,} bytes. Take it again from where it came."
         )
-    return {name: Entry(path, fields["dtype"], tuple(fields["shape"])) for name, fields in header.items()}
+    return {
+        name: Entry(path, fields["dtype"], tuple(fields["shape"]), 8 + length + fields["data_offsets"][0])
+        for name, fields in header.items()
+    }
 
 
 def _span(path: Path, name: str, fields: Any) -> tuple[int, int]:
@@ -110,61 +130,97 @@ def _span(path: Path, name: str, fields: Any) -> tuple[int, int]:
         dtype, shape, begin, end = "", (), 0, 0
     if not whole:
         raise MalmoiError(f"{path}: the header's entry for tensor '{name}' makes no sense. The file is damaged.")
-    if dtype not in _BYTES:
+    if dtype not in _STORED:
         # masks and other integers may lie beside the weights; their size is known to the library that reads them
         return begin, end
-    if end - begin != math.prod(shape) * _BYTES[dtype]:
+    needed = math.prod(shape) * _STORED[dtype].itemsize
+    if end - begin != needed:
         raise MalmoiError(
-            f"{path}: tensor '{name}' of shape {list(shape)} in {dtype} needs {math.prod(shape) * _BYTES[dtype]:,} "
-            f"bytes, but the header gives it {end - begin:,}. The file has been tampered with."
+            f"{path}: tensor '{name}' of shape {list(shape)} in {dtype} needs {needed:,} bytes, but the header "
+            f"gives it {end - begin:,}. The file has been tampered with."
         )
     return begin, end
 
 
-def read(entries: Mapping[str, Entry], name: str) -> torch.Tensor:
-    """One tensor, copied out of the memory map, with NaN and infinity refused.
+class Source(Protocol):
+    """Something that gives a tensor's rows (its first dimension) piece by piece."""
 
-    The copy aligns the numbers and lets the file be replaced while the model lives (on Windows a mapped one cannot).
+    @property
+    def file(self) -> Path: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def rows(self, chosen: slice) -> torch.Tensor:
+        """Rows `chosen.start` to `chosen.stop`, to be copied at once: they may lie in the memory map."""
+        ...
+
+
+def pour(source: Source, name: str, views: Sequence[tuple[tuple[slice, ...], torch.Tensor]], axis: int) -> None:
+    """Copy a stored tensor into its places, some rows at a time; NaN and infinity are refused.
+
+    `views` are pairs of a part of the stored tensor and the place for it, which may be of another type and layout;
+    several parts lie beside each other along dimension `axis`. What was copied outlives the file.
     """
-    entry = entries[name]
-    if entry.dtype not in _BYTES:
-        raise MalmoiError(f"{entry.file}: tensor '{name}' has type {entry.dtype}; weights are {', '.join(_BYTES)}.")
-    try:
-        with safe_open(str(entry.file), framework="pt") as file:
-            tensor = file.get_tensor(name).clone()
-    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        raise MalmoiError(f"{entry.file}: tensor '{name}' cannot be read: {error}.") from None
-    if not bool(tensor.isfinite().all()):
-        wrong = int((~tensor.isfinite()).sum())
+    whole = axis == 0 and len(views) > 1
+    row = max(math.prod(source.shape[1:]), 1) * 4
+    step = source.shape[0] if whole else max(_WINDOW // row, 1)
+    for start in range(0, source.shape[0], max(step, 1)):
+        chosen = slice(start, min(start + step, source.shape[0]))
+        part = source.rows(chosen)
+        _check_numbers(source, name, part, views[0][1].dtype)
+        for index, view in views:
+            (view if whole else view[chosen]).copy_(part[index])
+
+
+def _check_numbers(source: Source, name: str, part: torch.Tensor, target: torch.dtype) -> None:
+    """Refuse what is no number. The smallest and the largest tell: looking at them needs no memory."""
+    if part.numel() == 0:
+        return
+    lowest, highest = (float(value) for value in part.aminmax())
+    if not math.isfinite(lowest) or not math.isfinite(highest):
+        wrong = part.numel() - int(part.isfinite().sum())
         raise MalmoiError(
-            f"{entry.file}: tensor '{name}' holds {wrong:,} values that are not finite (NaN or infinity). The training "
-            f"run that wrote it had diverged; take an earlier checkpoint."
+            f"{source.file}: tensor '{name}' holds {wrong:,} values that are not finite (NaN or infinity). The "
+            f"training run that wrote it had diverged; take an earlier checkpoint."
         )
-    return tensor
+    if max(-lowest, highest) > torch.finfo(target).max:
+        raise MalmoiError(
+            f"{source.file}: tensor '{name}' holds {max(-lowest, highest):.4g}, which is more than "
+            f"{str(target).removeprefix('torch.')} can hold. Open the model in bfloat16 or float32."
+        )
 
 
-def write(tensors: Mapping[str, torch.Tensor], folder: Path, shard_bytes: int = 5_000_000_000) -> list[Path]:
+def write(tensors: Iterable[tuple[str, torch.Tensor]], folder: Path, shard_bytes: int = 5_000_000_000) -> list[Path]:
     """Write tensors as one safetensors file, or as shards of at most `shard_bytes` with an index; returns the files.
 
-    Raises `OSError` or `SafetensorError` when the disk refuses.
+    The tensors are asked for one after another and let go with their shard, so that ones which have to be made first
+    need no more room than a shard. Raises `OSError` or `SafetensorError` when the disk refuses.
     """
-    shards: list[dict[str, torch.Tensor]] = [{}]
-    filled = 0
-    for name, tensor in tensors.items():
+    shards: list[list[str]] = []
+    held: dict[str, torch.Tensor] = {}
+    total = filled = 0
+
+    def put_down() -> None:
+        save_file(held, folder / f"shard-{len(shards)}", metadata={"format": "pt"})
+        shards.append(list(held))
+        held.clear()
+
+    for name, tensor in tensors:
         size = tensor.numel() * tensor.element_size()
-        if filled and filled + size > shard_bytes:
-            shards.append({})
+        if held and filled + size > shard_bytes:
+            put_down()
             filled = 0
-        shards[-1][name] = tensor.detach().to("cpu").contiguous()
-        filled += size
+        held[name] = tensor.detach().to("cpu").contiguous()
+        filled, total = filled + size, total + size
+    put_down()
     count = len(shards)
     names = [SINGLE] if count == 1 else [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
-    for file, shard in zip(names, shards, strict=True):
-        save_file(shard, folder / file, metadata={"format": "pt"})
+    for number, file in enumerate(names):
+        (folder / f"shard-{number}").rename(folder / file)
     written = [folder / file for file in names]
     if count > 1:
         places = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
-        total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         index = {"metadata": {"total_size": total}, "weight_map": places}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
         written.append(folder / INDEX)
