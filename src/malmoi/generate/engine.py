@@ -22,7 +22,7 @@ from malmoi.generate.inflight import InFlight
 from malmoi.generate.prompts import Prompts, read
 from malmoi.generate.settings import Resolved, given, new_tokens, resolve
 from malmoi.generate.trace import ALTERNATIVES, TokenTrace
-from malmoi.tokens.stream import StopScanner, StreamDecoder
+from malmoi.tokens.stream import StopScanner
 
 if TYPE_CHECKING:
     from malmoi.model.gpt import GPT4LMHeadModel
@@ -171,8 +171,7 @@ class _Text:
     """The text of one row while its tokens arrive: whole characters, nothing from a stop string on."""
 
     def __init__(self, tokenizer: GPT4Tokenizer, stops: Sequence[str]) -> None:
-        # not tokenizer.stream(): a continuation keeps the space that a text of its own would lose in some families
-        self.decoder = StreamDecoder(tokenizer.token_bytes, frozenset(tokenizer.special_tokens.values()))
+        self.decoder = tokenizer.stream(skip_special_tokens=True, continues=True)
         self.scanner = StopScanner(stops) if stops else None
         self.parts: list[str] = []
 

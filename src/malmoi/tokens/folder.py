@@ -20,6 +20,9 @@ from malmoi.config import MalmoiError
 
 TOKENIZER_FILES = (
     "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
@@ -31,9 +34,9 @@ _UNPUBLISHED = re.compile(r"(openai/)?(chat)?gpt-?(3|4|5|6)([.o-].*)?", re.IGNOR
 
 
 def locate(name: str | Path) -> Path:
-    """The local folder of a tokenizer: a folder, its `tokenizer.json`, or a hub name."""
+    """The local folder of a tokenizer: a folder, its `tokenizer.json` (or `vocab.json`), or a hub name."""
     path = Path(name).expanduser()
-    if path.name == "tokenizer.json" and path.is_file():
+    if path.name in ("tokenizer.json", "vocab.json") and path.is_file():
         return path.parent
     return find(name, TOKENIZER_FILES, "a tokenizer is a folder that holds tokenizer.json")
 

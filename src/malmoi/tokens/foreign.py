@@ -1,38 +1,45 @@
-"""Reading `tokenizer.json`, whoever wrote it: what its tokens are in bytes, and which ones text must never reach.
+"""Reading a tokenizer's folder, whoever wrote it, and making sure that text reaches no control token.
 
-Two families are read. *Byte-level* BPE (GPT-2, Llama 3, Qwen, ours) spells each byte as one printable character.
-*Llama 2's* BPE spells a space as U+2581 and falls back to tokens named `<0x0A>` for bytes that it has no character for.
-Both are told apart by the decoder that the file declares, never by a name.
+A folder holds `tokenizer.json` or, older, GPT-1's and GPT-2's two files (`merges.describe`); either way its content is
+looked over as data before the library builds anything. What its tokens are in bytes: `spelling`.
 
-A control token is what the file declares as `special`; added tokens that it declares as ordinary (Qwen's `<think>`) are
-words like any other, which text may spell.
+A control token is what the file declares as `special` and what the settings give a role (the end of a text ...); added
+tokens that are ordinary (Qwen's `<think>`) are words like any other, which text may spell.
 """
 
 from __future__ import annotations
 
-import functools
 import json
-import re
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, processors
 
 from malmoi.config import MalmoiError
 from malmoi.tokens import folder as files
+from malmoi.tokens import merges, spelling
 
 _ROLES = ("eos_token", "bos_token", "pad_token")
-_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_OTHER_KINDS = ("tokenizer.model", "tiktoken.model", "tekken.json", "spiece.model", "sentencepiece.bpe.model")
 
 
 def load(folder: Path) -> tuple[Tokenizer, dict[str, Any], str | None]:
     """The library's tokenizer, the settings (with eos, bos and pad found) and the chat template of a folder."""
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise MalmoiError(f"{path}: there is no such file, so that {folder} holds no tokenizer that Malmoi can read.")
-    description = files.read_json(path)
-    tokenizer = _build(path, description)
-    settings = _settings(folder, tokenizer)
+    settings = _read_settings(folder)
+    path, description = _describe(folder, settings)
+    try:
+        known = _pieces(path, description)
+        changed = _declare_roles(description, known, _find_roles(folder, description, known, settings))
+        changed |= _protect(description)
+        as_it_is = path.name == "tokenizer.json" and not changed
+        text = files.read_text(path) if as_it_is else json.dumps(description, ensure_ascii=False)
+        tokenizer = Tokenizer.from_str(text)
+    except MalmoiError:
+        raise
+    except Exception as error:  # the library raises bare Exception; a shape that is not its own breaks what is above
+        raise MalmoiError(f"{path}: is JSON, but not a tokenizer: {error}. The file is damaged.") from None
+    _check(path, tokenizer, description)
+    _frame(tokenizer, settings)
     template = settings.pop("chat_template", None)
     if isinstance(template, list):  # several, by name
         named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
@@ -42,35 +49,129 @@ def load(folder: Path) -> tuple[Tokenizer, dict[str, Any], str | None]:
     return tokenizer, settings, template if isinstance(template, str) else None
 
 
-def _build(path: Path, description: dict[str, Any]) -> Tokenizer:
+def vocabulary(folder: Path) -> dict[str, int] | None:
+    """Token -> id of a folder's tokenizer, added tokens included; None where it holds none.
+
+    For those who ask whether a tokenizer and a model belong together: no tokenizer is built. Raises as `load` does.
+    """
+    if not any((folder / name).is_file() for name in ("tokenizer.json", merges.VOCABULARY, merges.MERGES)):
+        return None
+    path, description = _describe(folder, _read_settings(folder))
+    try:
+        return _pieces(path, description)
+    except (TypeError, KeyError, ValueError, AttributeError):
+        raise MalmoiError(f"{path}: holds no vocabulary that can be read. The file is damaged.") from None
+
+
+def _describe(folder: Path, settings: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """What describes the tokenizer, and the file to name when something is wrong with it."""
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        return path, files.read_json(path)
+    if any((folder / name).is_file() for name in (merges.VOCABULARY, merges.MERGES)):
+        return folder / merges.VOCABULARY, merges.describe(folder, settings)
+    other = next((name for name in _OTHER_KINDS if (folder / name).is_file()), None)
+    if other is not None:
+        raise MalmoiError(
+            f"{folder / other}: is a SentencePiece or tiktoken file, which Malmoi does not read. "
+            f"{merges.advice(folder)}"
+        )
+    raise MalmoiError(
+        f"{path}: there is no such file (nor {merges.VOCABULARY} with {merges.MERGES}), so that {folder} holds no "
+        f"tokenizer that Malmoi can read."
+    )
+
+
+def _pieces(path: Path, description: dict[str, Any]) -> dict[str, int]:
+    """Token -> id; BPE alone, each id with one token."""
     model = description.get("model")
     kind = model.get("type", "BPE" if "merges" in model else None) if isinstance(model, dict) else None
     if not isinstance(model, dict) or kind != "BPE":
         raise MalmoiError(
             f"{path}: holds a {kind or 'missing'} model; Malmoi reads BPE tokenizers (GPT-2, Llama, Qwen ...)."
         )
-    try:
-        changed = _protect(path, description, model)
-        text = json.dumps(description, ensure_ascii=False) if changed else files.read_text(path)
-        return Tokenizer.from_str(text)
-    except MalmoiError:
-        raise
-    except Exception as error:  # the library raises bare Exception; a shape that is not its own breaks _protect
-        raise MalmoiError(f"{path}: is JSON, but not a tokenizer: {error}. The file is damaged.") from None
+    known: dict[str, int] = dict(model["vocab"])
+    known.update({token["content"]: token["id"] for token in description.get("added_tokens") or ()})
+    if len(set(known.values())) < len(known):
+        owners: dict[int, str] = {}
+        first, second = next((owners[i], t) for t, i in known.items() if owners.setdefault(i, t) != t)
+        raise MalmoiError(
+            f"{path}: the tokens {first!r:.60} and {second!r:.60} have the same id {known[second]}. "
+            f"The file is damaged."
+        )
+    unknown = model.get("unk_token")
+    if unknown is not None and unknown not in known:
+        raise MalmoiError(f"{path}: unk_token is {unknown!r:.60}, but there is no such token. The file is damaged.")
+    return known
 
 
-def _protect(path: Path, description: dict[str, Any], model: dict[str, Any]) -> bool:
+# -------------------------------------------------------------------- settings
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    """`tokenizer_config.json`, completed from `special_tokens_map.json` where older folders name eos, bos and pad."""
+    path = folder / "tokenizer_config.json"
+    settings = files.read_json(path) if path.is_file() else {}
+    if any(settings.get(role) is None for role in _ROLES) and (folder / "special_tokens_map.json").is_file():
+        older = files.read_json(folder / "special_tokens_map.json")
+        settings.update({role: older[role] for role in _ROLES if settings.get(role) is None and older.get(role)})
+    return settings
+
+
+def _find_roles(
+    folder: Path, description: dict[str, Any], known: dict[str, int], settings: dict[str, Any]
+) -> dict[str, str]:
+    """Role -> token; where nothing names the end of a text, `settings` gets it from config.json or by its usual names.
+
+    GPT-1 has no such token, and `eos_token_id` is None then.
+    """
+    if settings.get("eos_token") is None and (folder / "config.json").is_file():
+        index = files.read_json(folder / "config.json").get("eos_token_id")
+        index = index[0] if isinstance(index, list) and index else index
+        if isinstance(index, int) and (found := next((t for t, i in known.items() if i == index), None)) is not None:
+            settings["eos_token"] = found
+    if settings.get("eos_token") is None:
+        special = {token["content"] for token in description.get("added_tokens") or () if token.get("special")}
+        usual = [name for name in ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>") if name in special]
+        settings["eos_token"] = usual[0] if usual else None
+    roles = {}
+    for role in _ROLES:
+        value = settings.get(role)
+        if value is None or (isinstance(value, dict) and value.get("content") is None):
+            continue
+        name = merges.content(value)
+        if name is None or name not in known:
+            shown = value.get("content") if isinstance(value, dict) else value
+            raise MalmoiError(
+                f"{folder / 'tokenizer_config.json'}: {role} is {shown!r}, but tokenizer.json has no such token."
+            )
+        roles[role] = name
+    return roles
+
+
+def _declare_roles(description: dict[str, Any], known: dict[str, int], roles: dict[str, str]) -> bool:
+    """Declare as special every token that has a role; say whether any was not. Text could spell it otherwise."""
+    added = description.setdefault("added_tokens", [])
+    declared = {token["content"]: token for token in added}
+    wanted = {name for name in roles.values() if not declared.get(name, {}).get("special")}
+    for name in wanted:
+        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        if name not in declared:
+            added.append(declared.setdefault(name, {"id": known[name], "content": name, **flags}))
+        declared[name]["special"] = True
+    added.sort(key=lambda token: token["id"])
+    return bool(wanted)
+
+
+def _protect(description: dict[str, Any]) -> bool:
     """Take away the merges whose product spells a control token; say whether there were any.
 
-    With them gone, no text can become a control token: BPE gives single characters (or bytes) and what merges make of
-    them. Some converted vocabularies have such merges; only texts that spell the control token are affected.
+    With them gone, no text can become a control token by merging: BPE gives single characters (or bytes) and what
+    merges make of them. Some converted vocabularies have such merges; only texts that spell the control token are
+    affected. (Vocabularies that whole words are looked up in: `GPT4Tokenizer.encode_batch`.)
     """
-    control = {token["content"] for token in description.get("added_tokens", ()) if token.get("special")}
-    if model.get("ignore_merges") and any(content in model["vocab"] for content in control):
-        raise MalmoiError(
-            f"{path}: looks whole words up in a vocabulary that holds control tokens (ignore_merges), so that a text "
-            f"could become one. Malmoi does not load such a tokenizer."
-        )
+    model = description["model"]
+    control = {token["content"] for token in description["added_tokens"] if token.get("special")}
 
     def product(merge: Any) -> str:
         return "".join(merge.split(" ", 1) if isinstance(merge, str) else merge)
@@ -82,85 +183,31 @@ def _protect(path: Path, description: dict[str, Any], model: dict[str, Any]) -> 
     return True
 
 
-def _settings(folder: Path, tokenizer: Tokenizer) -> dict[str, Any]:
-    """`tokenizer_config.json`, completed from the places where older folders name eos, bos and pad."""
-    path = folder / "tokenizer_config.json"
-    settings = files.read_json(path) if path.is_file() else {}
-    if any(settings.get(role) is None for role in _ROLES) and (folder / "special_tokens_map.json").is_file():
-        older = files.read_json(folder / "special_tokens_map.json")
-        settings.update({role: older[role] for role in _ROLES if settings.get(role) is None and older.get(role)})
-    if settings.get("eos_token") is None and (folder / "config.json").is_file():
-        index = files.read_json(folder / "config.json").get("eos_token_id")
-        index = index[0] if isinstance(index, list) and index else index
-        content = tokenizer.id_to_token(index) if isinstance(index, int) and index >= 0 else None
-        if content is not None:
-            settings["eos_token"] = content
-    if settings.get("eos_token") is None:
-        special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
-        known = [name for name in ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>") if name in special]
-        if not known:
+def _check(path: Path, tokenizer: Tokenizer, description: dict[str, Any]) -> None:
+    """The library gives added tokens ids of its own where the file's do not fit the vocabulary: refuse that."""
+    for token in description["added_tokens"]:
+        given = tokenizer.token_to_id(token["content"])
+        if given != token["id"]:
             raise MalmoiError(
-                f"{path}: {'names no eos_token' if path.is_file() else 'there is no such file'}, and nothing else in "
-                f"{folder} says which token ends a text. Add "
-                f'{{"eos_token": "..."}} to it.'
+                f"{path}: the added token {token['content']!r:.60} has the id {token['id']}, but with this vocabulary "
+                f"it would get {given}: tokens are missing before it. The file is damaged."
             )
-        settings["eos_token"] = known[0]
-    for role in _ROLES:
-        value = settings.get(role)
-        content = value.get("content") if isinstance(value, dict) else value
-        if content is not None and (not isinstance(content, str) or tokenizer.token_to_id(content) is None):
-            raise MalmoiError(f"{path}: {role} is {content!r}, but tokenizer.json has no such token.")
-    return settings
+    try:
+        spelling.spelling(tokenizer)
+    except MalmoiError as error:
+        raise MalmoiError(f"{path}: {error}") from None
 
 
-# -------------------------------------------------------------------- tokens in bytes
+def _frame(tokenizer: Tokenizer, settings: dict[str, Any]) -> None:
+    """Put bos before and eos behind every text where `add_bos_token` and `add_eos_token` say so, as transformers does.
 
-
-@functools.cache
-def byte_alphabet() -> dict[str, int]:
-    """GPT-2's spelling of bytes: printable Latin-1 bytes as themselves, the other 68 as U+0100, U+0101 ..."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    alphabet = {chr(byte): byte for byte in printable}
-    others = (byte for byte in range(256) if byte not in set(printable))
-    alphabet.update({chr(256 + index): byte for index, byte in enumerate(others)})
-    return alphabet
-
-
-def _decoder_types(tokenizer: Tokenizer) -> set[str]:
-    """The names of the steps of the decoder that the file declares."""
-    decoder = tokenizer.decoder
-    if decoder is None:
-        return set()
-    state = json.loads(decoder.__getstate__())
-    return {step["type"] for step in (state, *state.get("decoders", ()))}
-
-
-def token_bytes_table(tokenizer: Tokenizer, size: int) -> list[bytes]:
-    """The bytes of each id from 0 to `size` - 1."""
-    steps = _decoder_types(tokenizer)
-    added = {index: token.content for index, token in tokenizer.get_added_tokens_decoder().items()}
-    alphabet = byte_alphabet()
-
-    def of(index: int) -> bytes:
-        piece = tokenizer.id_to_token(index)
-        if piece is None:
-            return b""
-        if index in added:
-            return added[index].encode()
-        if "ByteLevel" in steps:
-            return (
-                bytes(alphabet[character] for character in piece) if set(piece) <= alphabet.keys() else piece.encode()
-            )
-        if "ByteFallback" in steps and (found := _BYTE_TOKEN.fullmatch(piece)):
-            return bytes([int(found[1], 16)])
-        return piece.replace("\u2581", " ").encode() if steps else piece.encode()
-
-    return [of(index) for index in range(size)]
-
-
-def strips_first_space(tokenizer: Tokenizer) -> bool:
-    """Whether the decoder drops the space that the encoder put before the first word (Llama 2's habit)."""
-    if "ByteLevel" in _decoder_types(tokenizer):
-        return False
-    index = tokenizer.token_to_id("\u2581")
-    return index is not None and tokenizer.decode([index, index]) == " "
+    Where the settings hold one of the two, they overrule what `tokenizer.json` adds.
+    """
+    if "add_bos_token" not in settings and "add_eos_token" not in settings:
+        return
+    names = {role: merges.content(settings.get(f"{role}_token")) for role in ("bos", "eos")}
+    wanted = {role: name for role, name in names.items() if settings.get(f"add_{role}_token") and name is not None}
+    single = [*([wanted["bos"]] if "bos" in wanted else []), "$A", *([wanted["eos"]] if "eos" in wanted else [])]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=single, special_tokens=[(name, tokenizer.token_to_id(name)) for name in dict.fromkeys(wanted.values())]
+    )

@@ -46,12 +46,21 @@ class StreamDecoder:
         token_bytes: Callable[[int], bytes],
         skip: Collection[int] = (),
         strip_first_space: bool = False,
+        strip_last_space: bool = False,
+        prefix: str = "",
     ) -> None:
         self._token_bytes = token_bytes
         self._skip = skip
-        self._strip = strip_first_space
+        self._strip_first = strip_first_space
+        self._strip_last = strip_last_space
+        self._prefix = prefix  # text that waits for the first token, as the space between GPT-1's words does
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._held = ""
+        self._begin()
+
+    def _begin(self) -> None:
+        self._decoder.reset()
+        self._held = self._prefix
+        self._at_start = True
 
     @property
     def unfinished(self) -> bytes:
@@ -63,18 +72,20 @@ class StreamDecoder:
         if token_id in self._skip:
             return ""
         text = self._decoder.decode(self._token_bytes(token_id))
-        if self._strip and text:
-            text = text.removeprefix(" ")
-            self._strip = False
+        if self._at_start and text:
+            text = text.removeprefix(" ") if self._strip_first else text
+            self._at_start = False
         text = self._held + text
         length = _whole_length(text)
+        if self._strip_last and text[:length].endswith(" "):
+            length -= 1
         self._held = text[length:]
         return text[:length]
 
     def finish(self) -> str:
         """What was held back and is whole; the decoder is then ready for another text."""
-        text, self._held = self._held, ""
-        self._decoder.reset()
+        text = self._held.removesuffix(" ") if self._strip_last else self._held
+        self._begin()
         return text
 
 

@@ -1,8 +1,9 @@
-"""Text to token ids and back, exactly.
+"""Text to token ids and back.
 
 A byte-level BPE tokenizer starts from the 256 bytes, so that every text can be written and none is "unknown"; frequent
 neighbours were merged into longer tokens when it was learned (`vocabulary.learn`). The work is done by the `tokenizers`
-library (Rust); the files are the ones that Hugging Face transformers reads and writes.
+library (Rust); the files are the ones that Hugging Face transformers reads and writes. What Malmoi learns gives every
+text back exactly; which tokenizers from elsewhere open, and what is different in each, is told in docs/tokenizers.md.
 
 **Text from outside is only text.** A *control token* (`<|endoftext|>`, `<|end|>` ...) is an id that means something to
 the machinery. By default `tokenizers` and transformers recognise the spelling of a control token anywhere in a text and
@@ -21,7 +22,7 @@ import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from tokenizers import Tokenizer
 
@@ -29,10 +30,19 @@ from malmoi.config import MalmoiError
 from malmoi.tokens import folder as files
 from malmoi.tokens.stream import StreamDecoder
 
+if TYPE_CHECKING:
+    from malmoi.tokens.spelling import Spelling
+
 END_OF_TEXT = "<|endoftext|>"
 PAD = "<|pad|>"
 
-_REBUILT = ("_tokenizer", "_reading_control_tokens", "_pieces")  # what pickling leaves out
+_REBUILT = (
+    "_tokenizer",
+    "_reading_control_tokens",
+    "_merging_every_word",
+    "_pieces",
+    "_spelling",
+)  # what pickling leaves out
 
 
 class BatchEncoding(dict[str, Any]):
@@ -78,6 +88,9 @@ class GPT4Tokenizer:
             token.content: index for index, token in sorted(added.items()) if token.special
         }
         self._special_ids = frozenset(self.special_tokens.values())
+        self._words_may_be_control = getattr(
+            tokenizer.model, "ignore_merges", False
+        ) and not self.special_tokens.keys().isdisjoint(tokenizer.get_vocab(with_added_tokens=False))
         self._size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -94,7 +107,8 @@ class GPT4Tokenizer:
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> GPT4Tokenizer:
-        """Read a tokenizer from a folder or a hub name: one that Malmoi saved, or any byte-level or Llama-style BPE.
+        """Read a tokenizer from a folder or a hub name: one that Malmoi saved, or another BPE (GPT-1's, GPT-2's,
+        Llama's, Qwen's, gpt-oss's ... see docs/tokenizers.md).
 
         Raises `MalmoiError` for a missing, damaged or unsuitable file, naming it.
         """
@@ -176,17 +190,30 @@ class GPT4Tokenizer:
         return self._reading_control_tokens.encode(text, add_special_tokens=False).ids
 
     @functools.cached_property
-    def _pieces(self) -> list[bytes]:
-        """The bytes of every id; an id that no token has (a hole) is no bytes."""
-        from malmoi.tokens.foreign import token_bytes_table
-
-        return token_bytes_table(self._tokenizer, self._size)
+    def _merging_every_word(self) -> Tokenizer:
+        """The same tokenizer without its looking up of whole words, which finds control tokens too (`encode_batch`)."""
+        copy = Tokenizer.from_str(self._tokenizer.to_str())
+        copy.encode_special_tokens = True
+        copy.model.ignore_merges = False  # pyright: ignore[reportAttributeAccessIssue]  (BPE's own)
+        return copy
 
     @functools.cached_property
-    def _strips_first_space(self) -> bool:
-        from malmoi.tokens.foreign import strips_first_space
+    def _pieces(self) -> list[bytes]:
+        """The bytes of every id; an id that no token has (a hole) is no bytes."""
+        from malmoi.tokens.spelling import table
 
-        return strips_first_space(self._tokenizer)
+        return table(self._tokenizer, self._size)
+
+    @functools.cached_property
+    def _spelling(self) -> Spelling:
+        from malmoi.tokens.spelling import spelling
+
+        return spelling(self._tokenizer)
+
+    @property
+    def adds_first_space(self) -> bool:
+        """Whether encoding begins every text with a space that the text does not have (Llama 2's habit)."""
+        return self._spelling.strips_first_space
 
     def token_bytes(self, token_id: int) -> bytes:
         """The exact bytes that a token stands for; those of a control token are its spelling."""
@@ -215,7 +242,11 @@ class GPT4Tokenizer:
         return ids if return_tensors is None else _tensor([ids], return_tensors)
 
     def encode_batch(self, texts: Iterable[str], add_special_tokens: bool = True) -> list[list[int]]:
-        """The ids of many texts, in one call that the library spreads over the processor's cores."""
+        """The ids of many texts, in one call that the library spreads over the processor's cores.
+
+        Some vocabularies look whole words up and hold control tokens among them (`ignore_merges`: Mistral's newer
+        ones). A text of which a word became a control token is encoded again without looking words up.
+        """
         texts = list(texts)
         if not all(isinstance(text, str) for text in texts):  # the library would take a pair of texts for one text
             _require_texts(texts)
@@ -224,7 +255,15 @@ class GPT4Tokenizer:
         except TypeError:
             _require_texts(texts)
             raise
-        return [encoding.ids for encoding in encodings]
+        rows = [encoding.ids for encoding in encodings]
+        if self._words_may_be_control:
+            count = functools.partial(map, self._special_ids.__contains__)
+            added = sum(count(self._tokenizer.encode("", add_special_tokens=add_special_tokens).ids))
+            for index, row in enumerate(rows):
+                if sum(count(row)) > added:
+                    again = self._merging_every_word.encode(texts[index], add_special_tokens=add_special_tokens)
+                    rows[index] = again.ids
+        return rows
 
     def __call__(
         self,
@@ -306,19 +345,34 @@ class GPT4Tokenizer:
         values = list(values)
         if values and not isinstance(values[0], int) and hasattr(values[0], "__iter__"):
             return [self.decode(row, skip_special_tokens) for row in values]
-        skip = self._special_ids if skip_special_tokens else ()
-        joined = b"".join(self.token_bytes(index) for index in values if index not in skip)
+        if skip_special_tokens:
+            values = [index for index in values if index not in self._special_ids]
+        pieces = self._pieces
+        try:
+            if values and min(values) < 0:
+                raise IndexError
+            joined = b"".join([pieces[index] for index in values])
+        except IndexError:
+            joined = b"".join(map(self.token_bytes, values))  # which says what is wrong
         text = joined.decode("utf-8", errors="replace")
-        return text.removeprefix(" ") if self._strips_first_space else text
+        text = text.removeprefix(" ") if self._spelling.strips_first_space else text
+        return text.removesuffix(" ") if self._spelling.strips_last_space else text
 
     def batch_decode(self, batch: Any, skip_special_tokens: bool = False) -> list[str]:
         """The texts of several rows of ids."""
         return [self.decode(row, skip_special_tokens) for row in batch]
 
-    def stream(self, skip_special_tokens: bool = False) -> StreamDecoder:
-        """A decoder that takes tokens one at a time and never shows a broken character."""
+    def stream(self, skip_special_tokens: bool = False, continues: bool = False) -> StreamDecoder:
+        """A decoder that takes tokens one at a time and never shows a broken character.
+
+        With `continues` the tokens go on from a text: a space before the first of them is then the writer's (Llama 2
+        drops it at the beginning of a text, GPT-1 writes it between two words only).
+        """
         skip = self._special_ids if skip_special_tokens else ()
-        return StreamDecoder(self.token_bytes, skip, self._strips_first_space)
+        first, last = self._spelling.strips_first_space, self._spelling.strips_last_space
+        if continues:
+            return StreamDecoder(self.token_bytes, skip, strip_last_space=last, prefix=" " if last else "")
+        return StreamDecoder(self.token_bytes, skip, strip_first_space=first, strip_last_space=last)
 
     # ---------------------------------------------------------------- conversations
 
