@@ -254,8 +254,6 @@ def test_one_of_the_two_is_missing(gpt2_files, tmp_path, gone, says):
     (write(tmp_path, *gpt2_files) / gone).unlink()
     with pytest.raises(MalmoiError, match=says):
         GPT4Tokenizer.from_pretrained(tmp_path)
-    with pytest.raises(MalmoiError, match=says):
-        vocabulary(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from malmoi.formats.atomic import carry, recover, replaced
 from malmoi.formats.card import card, may_replace
 from malmoi.layers import count_parameters
 from malmoi.model.gpt import GPT4LMHeadModel
+from malmoi.tokens import foreign
 
 CONFIG, GENERATION, CARD = "config.json", "generation_config.json", "README.md"
 NUMBER_TYPES = {str(dtype).removeprefix("torch."): dtype for dtype in weights.DTYPES.values()}
@@ -61,7 +62,7 @@ def save(
             said: dict[str, Any] = families.to_config(config) | {"dtype": str(model.dtype).removeprefix("torch.")}
             if packed:
                 said["quantization_config"] = dict(loading.PACKED_CONFIG)
-            vocabulary = _vocabulary(new) if tokenizer is not None else None
+            vocabulary = foreign.vocabulary(new) if tokenizer is not None else None
             if vocabulary is not None:
                 said.setdefault(families.EXTRA, {})["vocabulary"] = _mark(vocabulary)
             _write_json(new / GENERATION, _to_generation(model.generation_config))
@@ -131,13 +132,13 @@ def _stale(folder: Path) -> set[str]:
 
 
 def _check_tokenizer(folder: Path, config: ModelConfig) -> None:
-    vocabulary = _vocabulary(folder)
+    vocabulary = foreign.vocabulary(folder)
     if vocabulary is None:
         return
     largest = max(vocabulary.values(), default=-1)
     if largest >= config.vocab_size:
         raise MalmoiError(
-            f"{folder}: tokenizer.json knows token ids up to {largest}, but the model's vocabulary ends at "
+            f"{folder}: its tokenizer knows token ids up to {largest}, but the model's vocabulary ends at "
             f"{config.vocab_size - 1} (vocab_size={config.vocab_size} in config.json). The tokenizer belongs to "
             f"another model; put back the one that this model was trained with."
         )
@@ -148,21 +149,6 @@ def _check_tokenizer(folder: Path, config: ModelConfig) -> None:
             f"{folder}: tokenizer.json is not the tokenizer that this model was saved with (its vocabulary differs). "
             f"Put back the right one; if it is meant, delete 'vocabulary' under '{families.EXTRA}' in config.json."
         )
-
-
-def _vocabulary(folder: Path) -> dict[str, int] | None:
-    """Token -> id of a folder's `tokenizer.json`; None where there is no such file."""
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        return None
-    said = _read_json(path)
-    try:
-        pieces = said["model"]["vocab"]
-        known = dict(pieces) if isinstance(pieces, dict) else {str(piece[0]): i for i, piece in enumerate(pieces)}
-        known |= {token["content"]: token["id"] for token in said.get("added_tokens") or ()}
-        return {str(token): int(number) for token, number in known.items()}
-    except (TypeError, KeyError, ValueError, IndexError):
-        raise MalmoiError(f"{path}: holds no vocabulary that can be read. The file is damaged.") from None
 
 
 def _mark(vocabulary: Mapping[str, int]) -> str:

@@ -52,14 +52,20 @@ def load(folder: Path) -> tuple[Tokenizer, dict[str, Any], str | None]:
 def vocabulary(folder: Path) -> dict[str, int] | None:
     """Token -> id of a folder's tokenizer, added tokens included; None where it holds none.
 
-    For those who ask whether a tokenizer and a model belong together: no tokenizer is built. Raises as `load` does.
+    For those who ask whether a tokenizer and a model belong together: only ids are looked at, so that a tokenizer of a
+    kind that Malmoi cannot use does not keep its model from being read. Raises `MalmoiError` for a damaged file.
     """
-    if not any((folder / name).is_file() for name in ("tokenizer.json", merges.VOCABULARY, merges.MERGES)):
-        return None
-    path, description = _describe(folder, _read_settings(folder))
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        path = folder / merges.VOCABULARY
+        return merges.pieces(folder, _read_settings(folder)) if path.is_file() else None
+    description = files.read_json(path)
     try:
-        return _pieces(path, description)
-    except (TypeError, KeyError, ValueError, AttributeError):
+        pieces = description["model"]["vocab"]
+        known = dict(pieces) if isinstance(pieces, dict) else {str(piece[0]): i for i, piece in enumerate(pieces)}
+        known |= {token["content"]: token["id"] for token in description.get("added_tokens") or ()}
+        return {str(token): int(index) for token, index in known.items()}
+    except (TypeError, KeyError, ValueError, IndexError):
         raise MalmoiError(f"{path}: holds no vocabulary that can be read. The file is damaged.") from None
 
 

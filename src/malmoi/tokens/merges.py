@@ -76,6 +76,12 @@ def describe(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, **parts, "model": model}
 
 
+def pieces(folder: Path, settings: Mapping[str, Any]) -> dict[str, int]:
+    """Token -> id of `vocab.json` and the tokens that the folder adds to it, however they are to be used."""
+    vocabulary = _vocabulary(folder / VOCABULARY)
+    return {**vocabulary, **{token["content"]: token["id"] for token in _added(folder, settings, vocabulary)}}
+
+
 def content(token: Any) -> str | None:
     """The spelling of a token that a settings file names as a text or as {"content": ...}."""
     said = token.get("content") if isinstance(token, Mapping) else token
