@@ -43,6 +43,7 @@ KINDS = {
         "tie_word_embeddings": False,
         "rope_parameters": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 12},
     },
+    "ngrams": {"ngram_sizes": (2, 3), "ngram_vocab_size": 40},
     "untied": {"tie_word_embeddings": False, "num_key_value_heads": 1},
 }
 

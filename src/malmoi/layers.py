@@ -203,6 +203,8 @@ def named_tensors(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "model.embed_tokens.weight", table
     if config.positions == "learned":
         yield "model.embed_positions.weight", (config.max_position_embeddings, config.hidden_size)
+    for index in range(len(config.ngram_sizes)):
+        yield f"model.embed_ngrams.tables.{index}.weight", (config.ngram_vocab_size, config.hidden_size)
     for index, layer in enumerate(layer_specs(config)):
         yield from _inside(f"model.layers.{index}", layer)
     yield from _inside("model.norm", final_norm(config))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -120,6 +120,8 @@ class ModelConfig(Config):
     attention_bias: bool = False
     mlp_bias: bool = False
     tie_word_embeddings: bool = True
+    ngram_sizes: tuple[Annotated[int, Field(ge=2, le=8)], ...] = ()  # such as [2, 3]; none: no such tables
+    ngram_vocab_size: int = Field(default=16_384, ge=2, le=1_000_000_000)
 
     layer_types: tuple[Literal["full_attention", "sliding_attention"], ...] = Field(default=_DERIVED)  # None: all full
     sliding_window: int | None = Field(default=None, ge=1)
@@ -196,6 +198,10 @@ class ModelConfig(Config):
         require(
             self.swiglu_limit is None or (self.feed_forward == "gated" and self.hidden_act == "silu"),
             'swiglu_limit bounds a gate: it needs feed_forward="gated" and hidden_act="silu".',
+        )
+        require(
+            len(set(self.ngram_sizes)) == len(self.ngram_sizes),
+            f"ngram_sizes={list(self.ngram_sizes)} names a length twice.",
         )
         require(
             self.num_experts == 0 or self.num_experts_per_tok <= self.num_experts,

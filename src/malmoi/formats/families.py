@@ -46,8 +46,9 @@ def _structure(config: ModelConfig) -> tuple[Any, ...]:
     """All that decides a model's logits, apart from its weights."""
     plain = config.replace(attention_dropout=0.0, residual_dropout=0.0, embedding_dropout=0.0)
     turning = config.rope_parameters if config.positions == "rotary" else None
-    tied = config.tie_word_embeddings
-    return layer_specs(plain), final_norm(config), config.vocab_size, tied, turning, config.max_position_embeddings
+    tables = (config.vocab_size, config.max_position_embeddings, config.tie_word_embeddings)
+    ngrams = (config.ngram_sizes, config.ngram_vocab_size) if config.ngram_sizes else None
+    return layer_specs(plain), final_norm(config), tables, ngrams, turning
 
 
 def _say(family: Family, config: ModelConfig) -> dict[str, Any]:

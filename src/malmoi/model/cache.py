@@ -16,12 +16,14 @@ class Cache:
     """The past of one batch. Empty at first; `model(..., cache=cache)` reads from it and adds to it.
 
     `length` counts the positions held, padding included; `real` marks (B, length) the ones that are not padding, or is
-    None while no batch with padding has been seen. For inference only: what is written here is cut off from autograd.
+    None while no batch with padding has been seen. `token_ids` (B, length) is kept for models that look n-grams up.
+    For inference only: what is written here is cut off from autograd.
     """
 
     def __init__(self, capacity: int = 128) -> None:
         self.length = 0
         self.real: torch.Tensor | None = None
+        self.token_ids: torch.Tensor | None = None
         self._capacity = max(capacity, 1)
         self._keys: dict[int, torch.Tensor] = {}  # layer -> (B, K, capacity, D)
         self._values: dict[int, torch.Tensor] = {}
@@ -47,10 +49,12 @@ class Cache:
             grown[:, :, : self.length] = memory[:, :, : self.length]
         return grown
 
-    def advance(self, tokens: int, real: torch.Tensor | None) -> None:
+    def advance(self, tokens: int, real: torch.Tensor | None, token_ids: torch.Tensor | None = None) -> None:
         """Called once by the model when all layers have written: the new tokens now belong to the past."""
         self.length += tokens
         self.real = real
+        if token_ids is not None:
+            self.token_ids = token_ids if self.token_ids is None else torch.cat((self.token_ids, token_ids), dim=1)
 
     def select(self, rows: torch.Tensor) -> None:
         """Keep these rows, in this order; a row may be kept several times (one prompt, many continuations)."""
@@ -59,6 +63,8 @@ class Cache:
                 held[layer] = memory.index_select(0, rows)
         if self.real is not None:
             self.real = self.real.index_select(0, rows)
+        if self.token_ids is not None:
+            self.token_ids = self.token_ids.index_select(0, rows)
 
     def crop(self, length: int) -> None:
         """Forget everything after the first `length` positions."""
@@ -67,6 +73,8 @@ class Cache:
         self.length = length
         if self.real is not None:
             self.real = self.real[:, :length]
+        if self.token_ids is not None:
+            self.token_ids = self.token_ids[:, :length]
 
     def drop(self, length: int) -> None:
         """Forget the first `length` positions, which must be padding in every row."""
@@ -76,6 +84,8 @@ class Cache:
             for layer, memory in held.items():
                 held[layer] = memory[:, :, length:]
         self.length -= length
+        if self.token_ids is not None:
+            self.token_ids = self.token_ids[:, length:]
         if self.real is not None:
             rest = self.real[:, length:]
             self.real = None if bool(rest.all()) else rest

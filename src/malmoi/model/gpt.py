@@ -26,6 +26,7 @@ from malmoi.model.attention import Sight
 from malmoi.model.block import Block
 from malmoi.model.cache import Cache
 from malmoi.model.experts import Experts
+from malmoi.model.ngrams import NGrams
 from malmoi.model.norm import build_norm
 from malmoi.model.position import positions_after_padding, positions_in_documents, rotation
 from malmoi.model.taps import Tap
@@ -51,6 +52,8 @@ class Decoder(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         learned = config.positions == "learned"
         self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size) if learned else None
+        sizes, rows = config.ngram_sizes, config.ngram_vocab_size
+        self.embed_ngrams = NGrams(sizes, rows, config.hidden_size) if sizes else None
         self.embedded = Tap()  # (B, T, D)
         self.dropout = nn.Dropout(config.embedding_dropout)
         self.layers = nn.ModuleList(Block(spec, index) for index, spec in enumerate(specs))
@@ -65,6 +68,8 @@ class Decoder(nn.Module):
         x = self.embed_tokens(input_ids)  # (B, T, D)
         if self.embed_positions is not None:
             x = x + self.embed_positions(position_ids)
+        if self.embed_ngrams is not None:
+            x = x + self.embed_ngrams(input_ids, position_ids, cache.token_ids if cache is not None else None)
         x = self.dropout(self.embedded(x))
         turn = rotation(position_ids, *self.turning, x.dtype) if self.turning else None
         for layer in self.layers:
@@ -154,7 +159,7 @@ class GPT4LMHeadModel(nn.Module):
         sight = Sight(input_ids.shape[1], past, self.model.windows, input_ids.device, real, document_ids)
         hidden = self.model(input_ids, position_ids, sight, cache)
         if cache is not None:
-            cache.advance(input_ids.shape[1], real)
+            cache.advance(input_ids.shape[1], real, input_ids if self.config.ngram_sizes else None)
         return hidden
 
     def forward(
