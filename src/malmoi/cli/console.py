@@ -27,8 +27,13 @@ def console(stderr: bool = False) -> Any:
 
 
 def print_json(value: Any) -> None:
-    """One JSON value on stdout; numbers that JSON cannot hold (NaN, infinity) become null."""
-    print(json.dumps(_plain(value), ensure_ascii=False, indent=2))
+    """One JSON value on stdout."""
+    print(json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """A value as JSON for people to read; numbers that JSON cannot hold (NaN, infinity) become null."""
+    return json.dumps(_plain(value), ensure_ascii=False, indent=2)
 
 
 def _plain(value: Any) -> Any:
