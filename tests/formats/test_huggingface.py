@@ -12,32 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from malmoi.config import GenerationConfig, MalmoiError
 from malmoi.formats import huggingface, weights
-from malmoi.model.cache import Cache
 from malmoi.model.gpt import GPT4LMHeadModel
-from small_models import BASE, KINDS, build
-
-FAMILIES = {
-    "qwen3": ("Qwen3", BASE | {"head_dim": 16, "tie_word_embeddings": True}),
-    "qwen3-windows": (
-        "Qwen3",
-        BASE
-        | {
-            "head_dim": 8,
-            "use_sliding_window": True,
-            "sliding_window": 5,
-            "layer_types": ["sliding_attention", "full_attention"],
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
-        },
-    ),
-    "qwen3_moe": (
-        "Qwen3Moe",
-        BASE
-        | {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
-        | {"norm_topk_prob": True},
-    ),
-    "llama": ("Llama", BASE | {"mlp_bias": True, "attention_bias": True}),
-    "gpt2": ("GPT2", {"vocab_size": 61, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 48}),
-}
+from small_models import KINDS, build
 
 
 class Words:
@@ -66,53 +42,6 @@ def ids():
 def logits(model, ids):
     with torch.no_grad():
         return model(ids).logits
-
-
-# ------------------------------------------------------------------ transformers
-
-
-@pytest.fixture(params=FAMILIES)
-def theirs(request):
-    """A tiny random model of the other library, with visible logits and no download."""
-    transformers = pytest.importorskip("transformers")
-    name, settings = FAMILIES[request.param]
-    ends = {"bos_token_id": 0, "eos_token_id": 0}
-    torch.manual_seed(2)
-    config = getattr(transformers, f"{name}Config")(**settings, **ends)
-    model = getattr(transformers, f"{name}LMHeadModel" if name == "GPT2" else f"{name}ForCausalLM")(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model
-
-
-def test_theirs_opens_here_and_ours_opens_there(theirs, tmp_path, ids):
-    transformers = pytest.importorskip("transformers")
-    mask = torch.ones_like(ids)
-    mask[1, :7], mask[2, :16] = 0, 0
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    theirs.save_pretrained(tmp_path / "theirs")
-    ours = huggingface.load(tmp_path / "theirs")
-    huggingface.save(ours, tmp_path / "ours")
-    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
-    assert type(again) is type(theirs)
-    with torch.no_grad():
-        for other in (theirs, again):
-            plain = other(ids).logits
-            torch.testing.assert_close(ours(ids).logits, plain, atol=1e-5, rtol=0)
-            padded = other(ids, attention_mask=mask, position_ids=positions).logits[mask.bool()]
-            torch.testing.assert_close(ours(ids, attention_mask=mask).logits[mask.bool()], padded, atol=1e-5, rtol=0)
-            cache = Cache()
-            parts = [ours(part, cache=cache).logits for part in ids.split((9, 1, 10), dim=1)]
-            torch.testing.assert_close(torch.cat(parts, 1), plain, atol=1e-5, rtol=0)
-
-
-def test_the_loss_is_theirs(theirs, tmp_path, ids):
-    theirs.save_pretrained(tmp_path / "theirs")
-    labels = ids.masked_fill(ids % 5 == 0, -100)
-    with torch.no_grad():
-        loss = huggingface.load(tmp_path / "theirs")(ids, labels=labels).loss
-        torch.testing.assert_close(loss, theirs(ids, labels=labels).loss, atol=1e-5, rtol=0)
 
 
 def test_published_gpt2_folders_name_tensors_without_prefix_and_keep_masks(tmp_path, ids):

@@ -43,8 +43,8 @@ def decode(blocks: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype = torc
     A block whose exponent is the code for NaN comes out as NaN. float16 cannot hold every exponent; the others can.
     """
     numbers = _pairs(dtype)[blocks.int()]  # (..., blocks, 16, 2)
-    factor = torch.ldexp(torch.ones((), dtype=dtype), scales.int() - _BIAS).masked_fill_(scales == _NAN, torch.nan)
-    return numbers.mul_(factor[..., None, None]).flatten(-3)
+    powers = torch.tensor([*(2.0 ** (code - _BIAS) for code in range(_NAN)), torch.nan], dtype=dtype)
+    return numbers.mul_(powers[scales.int()][..., None, None]).flatten(-3)
 
 
 def encode(numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -56,7 +56,7 @@ def encode(numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     if numbers.shape[-1] % BLOCK:
         raise ValueError(f"MXFP4 needs a multiple of {BLOCK} numbers in a row, not {numbers.shape[-1]}.")
-    grouped = numbers.float().unflatten(-1, (-1, BLOCK))  # (..., n, 32)
+    grouped = numbers.float().contiguous().unflatten(-1, (-1, BLOCK))  # (..., n, 32)
     largest = grouped.abs().amax(dim=-1)
     exponent = torch.frexp(largest).exponent - 1 - _LARGEST_EXPONENT  # frexp's mantissa lies in [0.5, 1)
     exponent = exponent.clamp(-_BIAS, _NAN - 1 - _BIAS).masked_fill_(largest == 0, 0)
