@@ -1,7 +1,7 @@
 """Embeddings of token pairs, triples ...: what a short context says, looked up instead of worked out.
 
 A transformer spends part of its first layers on learning which tokens follow which. A table with a learned vector for
-each n-gram of the last tokens hands it that at once (Huang et al., "Over-tokenized transformer", 2025, section 3).
+each n-gram of the last tokens hands it that at once (Huang et al., "Over-tokenized transformer", 2025).
 There are far more n-grams than a table can hold, so they share its rows by a hash: frequent ones shape their row, and
 the rare ones that fall into it are noise that the network learns to discount. The tables hold many parameters of which
 a token touches one row each, so they cost memory and hardly any time.
