@@ -124,7 +124,7 @@ def test_a_merge_that_would_change_the_logits_is_refused_with_the_numbers():
         merge_adapter(model, IDS, tolerance=1e-12)
     assert adapted(model) and torch.equal(logits(model), before)
     next(iter(adapted(model).values())).lora_B.weight.data[0, 0] = torch.nan
-    with pytest.raises(MalmoiError, match="layers.0.self_attn.q_proj holds NaN"):
+    with pytest.raises(MalmoiError, match=r"layers\.0\.self_attn\.q_proj holds NaN"):
         merge_adapter(model, IDS)
 
 

@@ -83,7 +83,7 @@ def add_lora(model: GPT4LMHeadModel, config: LoraConfig, seed: int = 0) -> list[
     names = _targets(model, layers, config.target_modules)
     whole = whole_modules(model, config.modules_to_save)
     for name in names:
-        if name in whole:
+        if any(f"{name}.".startswith(f"{module}.") for module in whole):
             raise MalmoiError(
                 f"modules_to_save and target_modules both name {name}; a layer learns one way or another."
             )
