@@ -16,6 +16,7 @@ from tiny_run import PatternBatches, tiny_model
 from malmoi.config import MalmoiError, Recipe, TrainConfig
 from malmoi.train import checkpoint
 from malmoi.train.loop import Step, train
+from malmoi.train.memory import OutOfMemoryInLearning
 from malmoi.train.record import read_metrics
 from malmoi.train.step import StepResult, optimizer_step
 
@@ -94,7 +95,8 @@ def test_the_folder_holds_what_a_person_and_a_program_want(straight):
     assert {p.name for p in folder.iterdir()} >= {"config.yaml", "versions.json", "metrics.jsonl", "loss.png"}
     found = lines(folder)
     assert [entry["step"] for entry in found] == [1, 2, 4, 6, 8, 10, 12, 14]
-    assert set(found[0]) == {"step", "loss", "val_loss", "bpb", "lr", "grad_norm", "tokens", "skipped", "epoch"}
+    names = "step loss val_loss bpb lr grad_norm tokens skipped skipped_because epoch"
+    assert set(found[0]) == set(names.split())
     assert found[2]["loss"] == pytest.approx((steps[2].loss + steps[3].loss) / 2)  # mean since the last line
     assert found[-1]["val_loss"] == steps[-1].held_out_loss
     resolved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
@@ -374,7 +376,7 @@ def test_a_run_that_diverged_stops_and_says_what_was_seen(tmp_path):
         for step in begin(tmp_path / "run", step_function=hopeless)[1]:
             seen.append(step.step)
     assert seen[-1] == 10
-    for words in ("diverged", "5 steps up to 11", "loss inf", "norm nan", "learning_rate", "checkpoint-9"):
+    for words in ("diverged", "5 of the last 11 steps", "loss inf", "norm nan", "learning_rate", "checkpoint-9"):
         assert words in str(caught.value), words
 
 
@@ -497,6 +499,109 @@ def test_real_batches_of_a_mixture_resume_in_the_second_epoch(tmp_path):
     assert [step.loss for step in tail] == [step.loss for step in expected[tail[0].step - 1 :]]
     assert same_weights(model, resumed)
     same_ends(tmp_path / "straight", tmp_path / "broken", expected[-1].step)
+
+
+class SpikingBatches(PatternBatches):
+    """Some batches hold noise in place of the pattern: their loss leaps once the pattern is known."""
+
+    def batch(self, step):
+        made = super().batch(step)
+        if step in (84, 91):
+            made.labels[made.labels != -100] = 0  # a token that nothing ends in
+        return made
+
+
+def spiking(folder, resume=False):
+    config = settings(
+        gradient_accumulation_steps=1,
+        max_steps=100,
+        learning_rate=0.02,
+        spike_threshold=4,
+        eval_steps=20,
+        save_steps=16,
+        ema_decay=0.9,
+    )
+    model = tiny_model(**DROPOUT)
+    return model, train(
+        model,
+        SpikingBatches(distinct=2),
+        config,
+        folder=folder,
+        held_out=[PatternBatches(seed=9).batch(0)],
+        resume=resume,
+    )
+
+
+def test_a_spike_is_skipped_and_interrupted_is_straight_with_it(tmp_path):
+    model, run = spiking(tmp_path / "straight")
+    straight = list(run)
+    assert [step.step for step in straight if "skipped" in step.events] == [85, 92]
+    assert "leapt above" in straight[84].message and straight[84].tokens == straight[83].tokens
+    noted = {entry["step"]: entry["skipped_because"] for entry in lines(tmp_path / "straight")}
+    assert {step for step, reason in noted.items() if reason} == {85, 92} and "leapt above" in noted[85]
+    for moment in (79, 85, 90):
+        folder = tmp_path / str(moment)
+        _, run = spiking(folder)
+        for step in run:
+            if step.step == moment:
+                run.close()
+        resumed, run = spiking(folder, resume=True)
+        tail = list(run)
+        assert [step.loss for step in tail] == [step.loss for step in straight[tail[0].step - 1 :]]
+        same_ends(tmp_path / "straight", folder, 100)
+        assert same_weights(model, resumed)
+        assert lines(folder) == lines(tmp_path / "straight")
+
+
+@pytest.mark.parametrize("with_folder", [True, False])
+def test_the_average_is_measured_and_kept_in_the_end(tmp_path, with_folder):
+    from malmoi.train.loss import evaluate
+
+    folder = tmp_path / "run" if with_folder else None
+    config = settings(ema_decay=0.9, max_steps=24, dtype="float32")
+    model, run = begin(folder, config)
+    steps = list(run)
+    plain, other = begin(None, settings(max_steps=24, dtype="float32"))
+    assert [step.loss for step in other] == [step.loss for step in steps]  # training itself does not read it
+    measured = {step.step: step.held_out_loss for step in steps if step.held_out_loss is not None}
+    held_out = [PatternBatches(seed=9).batch(index) for index in range(2)]
+    assert evaluate(model, held_out).loss == pytest.approx(min(measured.values()), rel=1e-6)
+    assert not same_weights(model, plain)
+    if folder:
+        again, run = begin(folder, config, resume=True)  # it had ended: the same model comes out
+        list(run)
+        assert same_weights(again, model)
+
+
+def test_memory_that_runs_out_halves_the_batches_and_goes_on(tmp_path):
+    """Four rows do not fit, nor do two; the losses are those of the whole batches but for rounding."""
+
+    def narrow(model, optimizer, micro_batches, **keywords):
+        if max(len(batch.input_ids) for batch in micro_batches) > 1:
+            raise OutOfMemoryInLearning("nothing left")
+        return optimizer_step(model, optimizer, micro_batches, **keywords)
+
+    config = settings(dtype="float32")
+    _, run = begin(tmp_path / "run", config, model=tiny_model(), step_function=narrow)
+    steps = list(run)
+    _, run = begin(None, config, model=tiny_model())
+    for mine, whole in zip(steps, run, strict=True):
+        assert mine.loss == pytest.approx(whole.loss, rel=1e-3)
+        assert mine.tokens == whole.tokens
+    assert "4 pieces of 1 rows" in steps[0].message and "gradient_accumulation_steps: 8" in steps[0].message
+    assert [step.step for step in steps if "halved" in step.events] == [1]
+    state = checkpoint.read_state(tmp_path / "run" / "checkpoint-14")
+    assert state["progress"]["pieces"] == 4
+
+    def hopeless(*arguments, **keywords):
+        raise OutOfMemoryInLearning("nothing left")
+
+    with pytest.raises(MalmoiError, match=r"not enough memory for one step.*sequence_length"):
+        list(begin(None, config, step_function=hopeless)[1])
+
+
+def test_the_disk_is_counted_before_training(straight):
+    assert "A checkpoint takes" in straight[2][0].message and "are free" in straight[2][0].message
 
 
 def golden_losses():

@@ -155,3 +155,20 @@ def test_first_tokens_takes_whole_batches():
     assert len(first_tokens(all_of_them, counts[0] + 1)) == 2
     assert len(first_tokens(batches, 10**9)) == 10  # one epoch of an object that gives batches
     assert [b.num_target_tokens for b in first_tokens(iter(all_of_them), sum(counts[:3]))] == counts[:3]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_label_smoothing_is_in_the_gradient_and_not_in_the_value(bias):
+    torch.manual_seed(0)
+    hidden, labels = torch.randn(7, 8, requires_grad=True), torch.tensor([1, 2, -100, 0, 4, 4, 3])
+    head = torch.nn.Linear(8, 5, bias=bias)
+    total, count = token_cross_entropy(hidden, labels, head, label_smoothing=0.2)
+    total.backward()
+    mine = (hidden.grad.clone(), head.weight.grad.clone())
+    plain, _ = token_cross_entropy(hidden.detach(), labels, head)
+    assert count == 6 and total.item() == pytest.approx(plain.item(), rel=1e-6)
+    hidden.grad = head.weight.grad = None
+    logits = head(hidden)
+    F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum", label_smoothing=0.2).backward()
+    torch.testing.assert_close(mine[0], hidden.grad, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(mine[1], head.weight.grad, rtol=1e-5, atol=1e-6)

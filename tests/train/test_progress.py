@@ -120,3 +120,13 @@ def test_the_fingerprint_of_token_files_sees_text_shape_seed_and_weights(tmp_pat
         Batches(Mixture([Part(files[0].train, epochs=2)]), 16, 2, seed=1),
     ]
     assert len({one, *map(fingerprint, others)}) == 6
+
+
+def test_a_setting_younger_than_the_checkpoint_counts_as_its_default():
+    config = TrainConfig()
+    state = saved(config)
+    for name in ("spike_threshold", "track", "ema_decay"):
+        del state["train"][name]
+    check_same_run(Path("p"), state, config, state["model"], "a" * 64)
+    with pytest.raises(MalmoiError, match=r"train\.ema_decay was 0\.0 .* is 0\.9 now"):
+        check_same_run(Path("p"), state, config.replace(ema_decay=0.9), state["model"], "a" * 64)

@@ -120,6 +120,8 @@ class Screen:
             parts.append(f"held-out {self.bits_per_byte:.3f} bits/byte")
         if not math.isnan(self.rate):
             parts.append(f"{count(self.rate)} tokens/s")
+        if step.skipped:
+            parts.append(f"{step.skipped} skipped")
         left = step.max_steps - step.step
         if left and step.step:
             parts.append(f"{duration(step.seconds / step.step * left)} left")

@@ -109,17 +109,18 @@ def bytes_needed(model: nn.Module, optimizer: Optimizers) -> int:
     """What a checkpoint takes on the disk (before the first step: what it will take once the optimizers have state)."""
     weights = sum(tensor.nbytes for tensor in model_tensors(model).values())
     momenta = sum(tensor.nbytes for tensor in optimizer.state_tensors().values())
-    return weights + (momenta or 2 * weights) + (1 << 16)
+    return weights + (momenta or optimizer.expected_bytes()) + (1 << 16)
 
 
-def require_space(folder: Path, needed: int, what: str) -> None:
-    """Raise `MalmoiError` if the disk under `folder` has not `needed` bytes left."""
+def require_space(folder: Path, needed: int, what: str) -> int:
+    """The free bytes of the disk under `folder`; `MalmoiError`, with both numbers, if they are fewer than `needed`."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise MalmoiError(
             f"{folder}: the disk is too full for {what}: it needs {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB are "
             f"free. Make some space (older runs, save_total_limit: 1) or choose another folder; then resume."
         )
+    return free
 
 
 def latest(folder: Path | str, on_skip: Callable[[str], None] | None = None) -> Path | None:

@@ -13,18 +13,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from malmoi.config import MalmoiError, Recipe, TrainConfig
 from malmoi.train import checkpoint, precision, record
+from malmoi.train.adapters import freeze
 from malmoi.train.budget import reviewed, settle, time_steps
+from malmoi.train.guard import Guard
 from malmoi.train.interruption import Interruption
+from malmoi.train.keeper import Keeper
 from malmoi.train.loss import HeldOut, evaluate, first_tokens
+from malmoi.train.memory import OutOfMemoryInLearning, in_pieces
 from malmoi.train.messages import say
 from malmoi.train.optimizer import build
 from malmoi.train.progress import Progress, Step, check_same_run, fingerprint
@@ -34,7 +38,7 @@ from malmoi.train.stopping import Watch
 
 __all__ = ["Step", "train"]
 
-SKIPS_IN_A_ROW = 5  # steps with a loss or gradient that is not finite, before the run gives up
+T = TypeVar("T")
 
 
 def train(
@@ -89,14 +93,16 @@ class _Run:
     def __post_init__(self) -> None:
         config = self.config
         self.precision = precision.resolve(config, next(self.model.parameters()).device)
+        freeze(self.model, config.freeze)
         self.optimizer = build(self.model, config, self.precision.muon)
         self.held_out = first_tokens(self.held_out_source, config.eval_tokens)
         self.fingerprint = fingerprint(self.batches)
         self.progress = Progress()
         self.watch = Watch(config.early_stopping_patience, config.early_stopping_threshold)
-        self.best_weights: dict[str, Tensor] | None = None  # only where there is no folder to keep them in
+        self.guard = Guard.of(config)
+        self.keeper = Keeper(self.folder, self.model, self.optimizer, config, self.tokenizer, self.on_save)
         self.notes: list[tuple[str, str]] = []  # (event, message) for the next Step
-        self.max_steps, self.saved_step = 0, -1  # not settled yet; not saved yet
+        self.max_steps = 0  # not settled yet
         self.record: record.Record | None = None
 
     def find_start(self, resume: bool) -> None:
@@ -124,7 +130,8 @@ class _Run:
         checkpoint.load(path, self.model, self.optimizer)
         self.progress = Progress(**state["progress"])
         self.watch = Watch.from_state(state["watch"])
-        self.max_steps, self.saved_step = state["max_steps"], state["step"]
+        self.guard = Guard.of(self.config, state.get("guard"))
+        self.max_steps, self.keeper.saved_step = state["max_steps"], state["step"]
         self.notes.append(("resumed", self._say("resumed", path=path)))
         if state["threads"] != self._threads():
             self.notes.append(("", self._say("threads", before=state["threads"], now=self._threads())))
@@ -134,7 +141,9 @@ class _Run:
 
         def clock() -> tuple[float, float, float]:
             how = (self.precision, self.step_function, lambda: interruption.requested)
-            per_step, per_evaluation = time_steps(self.model, self._micro_batches, self.held_out, config, *how)
+            per_step, per_evaluation = self._within_memory(
+                lambda: time_steps(self.model, self._micro_batches, self.held_out, config, *how)
+            )
             return time.perf_counter() - begin, per_step, per_evaluation
 
         self.max_steps, per_step = settle(config, self.batches, clock)
@@ -154,11 +163,9 @@ class _Run:
         if self.folder is None:
             return
         self.record = record.Record(self.folder, self.progress.step)
-        checkpoint.set_aside_after(self.folder, self.progress.step)
-        checkpoint.prune(self.folder, self.config.save_total_limit, self.watch.best_step)
-        missing = self.config.save_total_limit + 1 - len(checkpoint.steps_in(self.folder))
-        needed = max(missing, 1) * checkpoint.bytes_needed(self.model, self.optimizer)
-        checkpoint.require_space(self.folder, needed, "the checkpoints of this run")
+        sizes = self.keeper.make_room(self.watch.best_step, self.progress.step)
+        if not self.progress.step:
+            self.notes.append(("", self._say("disk", **sizes)))
         self._describe()
 
     def _describe(self) -> None:
@@ -203,7 +210,8 @@ class _Run:
             self.max_steps = reviewed(self.config, self.max_steps, progress.step, progress.seconds, pace)
             done = self._report(result, factor, elapsed, held_out)
             self._log_if_due(done)
-            self._give_up_if_hopeless(result)
+            if self.guard.hopeless():
+                raise self.guard.give_up(progress.step, self.config, self.keeper.way_back())
             self._save_if_due(interruption)
             last = progress.stopped or progress.step >= self.max_steps
             if last:
@@ -222,48 +230,72 @@ class _Run:
     def _learn(self, factor: float) -> StepResult:
         progress = self.progress
         self.model.train()
-        result = self.step_function(
-            self.model,
-            self.optimizer,
-            self._micro_batches(progress.step),
-            learning_rate_factor=factor,
-            max_grad_norm=self.config.max_grad_norm,
-            precision=self.precision,
-            seed=self.config.seed,
-            step=progress.step,
+        result = self._within_memory(
+            lambda: self.step_function(
+                self.model,
+                self.optimizer,
+                self._micro_batches(progress.step),
+                learning_rate_factor=factor,
+                max_grad_norm=self.config.max_grad_norm,
+                precision=self.precision,
+                seed=self.config.seed,
+                step=progress.step,
+                loss_limit=self.guard.limit(),
+                label_smoothing=self.config.label_smoothing,
+            )
         )
         progress.step += 1
+        reason = self.guard.observe(progress.step, result, self.language)
         if result.applied:
             progress.tokens += result.tokens
-            progress.skipped_in_a_row = 0
             progress.add(result.loss)
         else:
             progress.skipped += 1
-            progress.skipped_in_a_row += 1
-            words = self._say(
-                "skipped", step=progress.step, loss=result.loss, norm=result.grad_norm, count=progress.skipped
-            )
+            words = self._say("skipped", step=progress.step, reason=reason, count=progress.skipped)
             self.notes.append(("skipped", words))
         return result
 
     def _micro_batches(self, step: int) -> list[Any]:
         # Made here and now: a batch takes 0.6 ms beside a step of 300, so a thread to prepare it would not pay.
         count = self.config.gradient_accumulation_steps
-        return [self.batches.batch(number) for number in range(step * count, (step + 1) * count)]
+        batches = [self.batches.batch(number) for number in range(step * count, (step + 1) * count)]
+        return in_pieces(batches, self.progress.pieces)
+
+    def _within_memory(self, learn: Callable[[], T]) -> T:
+        """Do it; where memory does not suffice, do the same in smaller pieces and say so."""
+        while True:
+            try:
+                return learn()
+            except OutOfMemoryInLearning as error:
+                self.progress.pieces *= 2
+                rows = self.config.per_device_train_batch_size // self.progress.pieces
+                if rows < 1 or (torch.distributed.is_available() and torch.distributed.is_initialized()):
+                    raise MalmoiError(
+                        f"There is not enough memory for one step, and its batches cannot be cut further ({error}). "
+                        f"Try a smaller per_device_train_batch_size (with more gradient_accumulation_steps), a smaller "
+                        f"sequence_length, or a smaller model."
+                    ) from error
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                steps = self.config.gradient_accumulation_steps * self.progress.pieces
+                halved = {"step": self.progress.step + 1, "pieces": self.progress.pieces, "rows": rows, "steps": steps}
+                self.notes.append(("halved", self._say("halved", **halved)))
 
     def _evaluate_if_due(self) -> HeldOut | None:
         progress = self.progress
         due = progress.step % self.config.eval_steps == 0 or progress.step == self.max_steps
         if not due or not self.held_out:
             return None
-        held_out = evaluate(self.precision.working(self.model), self.held_out, self.precision.autocast)
-        finding = self.watch.observe(progress.step, progress.take(progress.evaluated), held_out.loss)
+        average = self.optimizer.average
+        with average.in_place() if average is not None else nullcontext():
+            held_out = evaluate(self.precision.working(self.model), self.held_out, self.precision.autocast)
+            finding = self.watch.observe(progress.step, progress.take(progress.evaluated), held_out.loss)
+            if finding.improved:
+                self.keeper.remember_best()
         self.notes.append(("evaluated", ""))
         progress.stopped = finding.stop
         if words := finding.text(self.language):
             self.notes.append(("stopped early" if finding.stop else "", words))
-        if finding.improved and self.folder is None and self.config.load_best_model_at_end:
-            self.best_weights = {name: t.clone() for name, t in checkpoint.model_tensors(self.model).items()}
         return held_out
 
     def _report(self, result: StepResult, factor: float, elapsed: float, held_out: HeldOut | None) -> Step:
@@ -286,23 +318,10 @@ class _Run:
     def _log_if_due(self, done: Step) -> None:
         """A line each `logging_steps`, at the first and last step and at evaluations: the same after a resume."""
         due = done.step % self.config.logging_steps == 0 or done.step in (1, self.max_steps)
-        if self.record is None or not (due or done.held_out_loss is not None):
+        due = due or done.held_out_loss is not None or bool(self.guard.reason)
+        if self.record is None or not due:
             return
-        self.record.append(
-            {
-                "step": done.step,
-                "loss": self.progress.take(self.progress.logged),
-                "val_loss": done.held_out_loss,
-                "bpb": done.bits_per_byte,
-                "lr": done.learning_rate,
-                "grad_norm": done.grad_norm,
-                "tokens": done.tokens,
-                "skipped": done.skipped,
-                "epoch": done.epoch,
-                "tokens_per_sec": round(done.tokens_per_second, 1),
-                "seconds": round(done.seconds, 3),
-            }
-        )
+        self.record.append(record.entry_of(done, self.progress.take(self.progress.logged), self.guard.reason))
 
     def _save_if_due(self, interruption: Interruption) -> None:
         step, config = self.progress.step, self.config
@@ -312,7 +331,7 @@ class _Run:
             self._save()
 
     def _save(self) -> None:
-        if self.folder is None or self.record is None:
+        if self.record is None:
             return
         self.record.flush()
         state = {
@@ -321,36 +340,13 @@ class _Run:
             "data": self.fingerprint,
             "progress": asdict(self.progress),
             "watch": self.watch.state(),
+            "guard": self.guard.state(),
             "train": self.config.model_dump(mode="json"),
             "model": self._model_settings(),
             "torch": torch.__version__,
         }
-        path = checkpoint.save(self.folder, self.progress.step, self.model, self.optimizer, state, self._add_files)
-        checkpoint.prune(self.folder, self.config.save_total_limit, self.watch.best_step)
-        self.saved_step = self.progress.step
+        path = self.keeper.save(self.progress.step, self.watch.best_step, state)
         self.notes.append(("saved", self._say("saved", path=path)))
-
-    def _add_files(self, folder: Path) -> None:
-        if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(folder)
-        if self.on_save is not None:
-            self.on_save(folder)
-
-    def _give_up_if_hopeless(self, result: StepResult) -> None:
-        if self.progress.skipped_in_a_row < SKIPS_IN_A_ROW:
-            return
-        saved = checkpoint.steps_in(self.folder) if self.folder is not None else []
-        raise MalmoiError(
-            f"Training diverged: at each of the {SKIPS_IN_A_ROW} steps up to {self.progress.step} "
-            f"the loss or the gradient was not a finite number (last: loss {result.loss}, gradient norm "
-            f"{result.grad_norm}). Try half the learning_rate and matrix_learning_rate ({self.config.learning_rate:g}, "
-            f"{self.config.matrix_learning_rate:g}), more warmup_steps, or dtype: float32."
-            + (
-                f" The last checkpoint is {checkpoint.path_of(self.folder, saved[-1])}."
-                if self.folder and saved
-                else ""
-            )
-        )
 
     def _stop_for_now(self, done: Step) -> Step:
         """Interrupted: make sure that the step is saved, and tell how to go on."""
@@ -358,7 +354,7 @@ class _Run:
             self.notes.append(("interrupted", self._say("interrupted_unsaved", step=done.step)))
             return self._with_notes(done)
         path = checkpoint.path_of(self.folder, done.step)
-        if self.saved_step != done.step:
+        if self.keeper.saved_step != done.step:
             self._save()
         self.notes.append(("interrupted", self._say("interrupted", step=done.step, path=path)))
         return self._with_notes(done)
@@ -367,30 +363,17 @@ class _Run:
         """Load the best weights, draw the curves."""
         self._describe()
         best = self.watch.best_step
+        loaded = False
         if self.config.load_best_model_at_end and best is not None and best != self.progress.step:
-            loaded = self._load_best(best)
-            words = (
-                self._say("best_loaded", step=best, loss=self.watch.best)
-                if loaded
-                else self._say("best_lost", step=best)
-            )
-            self.notes.append(("", words))
+            loaded = self.keeper.load_best(best)
+            words = {"step": best, "loss": self.watch.best}
+            self.notes.append(("", self._say("best_loaded" if loaded else "best_lost", **words)))
+        if self.optimizer.average is not None and not loaded:
+            self.optimizer.average.put_into_model()
         self.model.eval()
         if self.folder is not None and record.plot(self.folder) is None:
             self.notes.append(("", self._say("no_plot")))
         self.notes.append(("finished", self._say("finished", step=self.progress.step)))
-
-    def _load_best(self, best: int) -> bool:
-        if self.folder is None:
-            if self.best_weights is None:
-                return False
-            checkpoint.put_weights(self.model, self.best_weights)
-            return True
-        path = checkpoint.path_of(self.folder, best)
-        if checkpoint.fault_of(path) is not None:
-            return False
-        checkpoint.load(path, self.model)
-        return True
 
     def _with_notes(self, done: Step) -> Step:
         """The step with everything that happened since the last one was handed out."""

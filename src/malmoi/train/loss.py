@@ -28,7 +28,9 @@ TINY = 1e-30  # a probability below it is not read off the softmax
 CHUNK_NUMBERS = 1 << 22  # logits worked on at a time: 16 MiB in fp32, near a desktop processor's cache
 
 
-def cross_entropy(model: Any, batch: Any, device: torch.device | None = None) -> tuple[Tensor, int]:
+def cross_entropy(
+    model: Any, batch: Any, device: torch.device | None = None, label_smoothing: float = 0.0
+) -> tuple[Tensor, int]:
     """Sum of -log p(target) in nats over the real targets of a batch, and how many those are.
 
     `batch` has `input_ids`, `labels` (already aligned: labels[t] is what follows position t; -100: none),
@@ -39,11 +41,15 @@ def cross_entropy(model: Any, batch: Any, device: torch.device | None = None) ->
         for tensor in (batch.input_ids, batch.labels, batch.position_ids, batch.document_ids)
     )
     hidden = model.hidden_states(ids, position_ids=positions, document_ids=documents)
-    return token_cross_entropy(hidden, labels, model.lm_head)
+    return token_cross_entropy(hidden, labels, model.lm_head, label_smoothing)
 
 
-def token_cross_entropy(hidden: Tensor, labels: Tensor, head: Any) -> tuple[Tensor, int]:
-    """The same from hidden states (B, T, D) and aligned labels (B, T); `head` turns (C, D) into logits (C, V)."""
+def token_cross_entropy(hidden: Tensor, labels: Tensor, head: Any, label_smoothing: float = 0.0) -> tuple[Tensor, int]:
+    """The same from hidden states (B, T, D) and aligned labels (B, T); `head` turns (C, D) into logits (C, V).
+
+    With `label_smoothing` (Szegedy et al. 2016, section 7) that share of each target is spread evenly over the whole
+    vocabulary. Only the gradient knows of it: the value is the plain loss, which stays comparable between runs.
+    """
     hidden, labels = hidden.flatten(0, -2), labels.flatten()
     real = labels != IGNORED
     count = int(real.sum())
@@ -52,11 +58,16 @@ def token_cross_entropy(hidden: Tensor, labels: Tensor, head: Any) -> tuple[Tens
     plain = isinstance(head, nn.Linear) and head.bias is None and not head._forward_hooks
     if plain:
         dtype = _compute_dtype(hidden)
-        total = _LinearCrossEntropy.apply(hidden.to(dtype), head.weight.to(dtype), labels)
+        total = _LinearCrossEntropy.apply(hidden.to(dtype), head.weight.to(dtype), labels, label_smoothing)
         return total, count  # type: ignore[return-value]
     total = hidden.new_zeros((), dtype=torch.float32)
     for chunk, targets in zip(hidden.split(1024), labels.split(1024), strict=True):
-        total = total + F.cross_entropy(head(chunk).float(), targets, reduction="sum")
+        logits = head(chunk).float()
+        nats = F.cross_entropy(logits, targets, reduction="sum")
+        if label_smoothing:
+            learned = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=label_smoothing)
+            nats = learned + (nats - learned).detach()  # the value of one, the gradient of the other
+        total = total + nats
     return total, count
 
 
@@ -66,11 +77,14 @@ def _compute_dtype(hidden: Tensor) -> torch.dtype:
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Head and cross-entropy in one: hidden (N, D), weight (V, D), labels (N) -> the summed loss."""
+    """Head and cross-entropy in one: hidden (N, D), weight (V, D), labels (N) -> the summed loss.
+
+    `smoothing` is in the gradient alone; the value is the plain loss.
+    """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-        wants_hidden, wants_weight, _ = ctx.needs_input_grad
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+        wants_hidden, wants_weight, *_ = ctx.needs_input_grad
         hidden_grad = torch.empty_like(hidden) if wants_hidden else None
         weight_grad: Tensor | None = None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
@@ -87,7 +101,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 chance = slope.gather(1, targets)
                 rounded_off = bool((chance < TINY).any())  # its logarithm would be wrong or infinite
                 total += (_surprise(logits, targets) if rounded_off else chance.log().neg()).sum()
-                slope.scatter_add_(1, targets, slope.new_full((), -1.0).expand_as(targets))  # minus the truth
+                slope.scatter_add_(
+                    1, targets, slope.new_full((), smoothing - 1.0).expand_as(targets)
+                )  # minus the truth
+                if smoothing:
+                    slope -= smoothing / weight.shape[0]
                 slope = slope.to(hidden.dtype)
                 if hidden_grad is not None:
                     torch.mm(slope, weight, out=hidden_grad[part])
@@ -97,7 +115,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         (scale,) = gradients
         if ctx.gradients is None:
             raise RuntimeError("The gradients of this loss were taken already; they are scaled in place, once.")
@@ -105,6 +123,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return (
             None if hidden_grad is None else hidden_grad.mul_(scale),
             None if weight_grad is None else weight_grad.mul_(scale).to(ctx.weight_dtype),
+            None,
             None,
         )
 

@@ -21,8 +21,33 @@ MESSAGES: dict[str, dict[str, str]] = {
         "ko": "처음에는 스레드 {before}개였는데 지금은 {now}개입니다. 결과의 끝자리가 다를 수 있습니다.",
     },
     "skipped": {
-        "en": "Step {step} was skipped: loss {loss}, gradient norm {norm} (skipped so far: {count}).",
-        "ko": "{step}단계를 건너뛰었습니다: 손실 {loss}, 기울기 크기 {norm} (지금까지 {count}번).",
+        "en": "Step {step} was skipped: {reason} (skipped so far: {count}).",
+        "ko": "{step}단계를 건너뛰었습니다: {reason} (지금까지 {count}번).",
+    },
+    "not_finite": {
+        "en": "loss {loss:g} and gradient norm {norm:g} are not both finite numbers",
+        "ko": "손실 {loss:g}, 기울기 크기 {norm:g} 가운데 유한한 수가 아닌 것이 있음",
+    },
+    "spike": {
+        "en": "its loss {loss:.3f} leapt above {limit:.3f}; {usual:.3f} is usual",
+        "ko": "손실 {loss:.3f}이(가) 한계 {limit:.3f} 위로 튐(평소 {usual:.3f})",
+    },
+    "no_targets": {"en": "its batch holds nothing to learn", "ko": "배울 것이 없는 배치임"},
+    "halved": {
+        "en": (
+            "Out of memory: from step {step} on each batch is worked on in {pieces} pieces of {rows} rows. The result "
+            "is the same but for rounding; per_device_train_batch_size: {rows} with "
+            "gradient_accumulation_steps: {steps} would have begun so."
+        ),
+        "ko": (
+            "메모리가 모자랍니다. {step}단계부터 배치를 {rows}줄씩 {pieces}조각으로 나누어 계산합니다. 결과는 반올림 "
+            "차이 말고는 같습니다. 처음부터 이렇게 하려면 per_device_train_batch_size: {rows}, "
+            "gradient_accumulation_steps: {steps}로 하세요."
+        ),
+    },
+    "disk": {
+        "en": "A checkpoint takes {each:.1f} MB, up to {count} are kept: {needed:.1f} MB; {free:,.0f} MB are free.",
+        "ko": "체크포인트 하나는 {each:.1f} MB, 최대 {count}개({needed:.1f} MB)를 둡니다. 남은 공간 {free:,.0f} MB.",
     },
     "saved": {"en": "Saved {path}.", "ko": "{path}에 저장했습니다."},
     "interrupted": {

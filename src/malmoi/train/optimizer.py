@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from malmoi.config import MalmoiError, TrainConfig
+from malmoi.train.average import AVERAGE, UPDATES, Average
 
 # One call for many tensors: torch exports them with an underscore only, but its own optimizers stand on them.
 _foreach_lerp_ = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
@@ -85,8 +86,12 @@ class Muon(torch.optim.Optimizer):
             _foreach_lerp_(gradients, momenta, group["momentum"])  # Nesterov: look ahead along the momentum
             if group["weight_decay"]:
                 _foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-            for members in _by_shape(parameters):
+            for members in self._batches(parameters):
                 self._update([parameters[i] for i in members], [gradients[i] for i in members], group["lr"])
+
+    def _batches(self, parameters: list[Tensor]) -> list[list[int]]:
+        """Which parameters are updated together."""
+        return _by_shape(parameters)
 
     def _update(self, parameters: list[Tensor], directions: list[Tensor], lr: float) -> None:
         wide = [direction.mT if direction.shape[-2] > direction.shape[-1] else direction for direction in directions]
@@ -119,9 +124,12 @@ class Optimizers:
     Learning rates are set from outside for each step (`base * factor`), so they are no part of the state.
     """
 
-    def __init__(self, members: list[torch.optim.Optimizer], names: dict[Tensor, str]) -> None:
+    def __init__(
+        self, members: list[torch.optim.Optimizer], names: dict[Tensor, str], average: Average | None = None
+    ) -> None:
         self.members = members
         self.names = names  # parameter -> its name in the model
+        self.average = average  # of the weights; part of the state, but of no update
 
     def parameters(self) -> Iterator[Tensor]:
         for member in self.members:
@@ -144,18 +152,31 @@ class Optimizers:
         _foreach_mul_(self.gradients(), factor)
 
     def step(self) -> None:
-        for member in self.members:
+        for member in self._stateful():
             member.step()
 
     def zero_grad(self) -> None:
         for member in self.members:
             member.zero_grad(set_to_none=True)
 
+    def _stateful(self) -> list[torch.optim.Optimizer]:
+        return [*self.members, *([self.average] if self.average is not None else [])]
+
+    def expected_bytes(self) -> int:
+        """What the whole state will take once the first step is done: one float32 tensor for Muon, two for AdamW."""
+        kinds = {Muon: 1, Average: 1}
+        return sum(
+            4 * parameter.numel() * kinds.get(type(member), 2)
+            for member in self._stateful()
+            for group in member.param_groups
+            for parameter in group["params"]
+        )
+
     def state_tensors(self) -> dict[str, Tensor]:
         """The whole state as named tensors, `<parameter>:<state>`: what a checkpoint writes, without pickle."""
         return {
             f"{self.names[parameter]}:{key}": value
-            for member in self.members
+            for member in self._stateful()
             for parameter, entries in member.state.items()
             for key, value in entries.items()
             if isinstance(value, Tensor)
@@ -164,18 +185,20 @@ class Optimizers:
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Take the state back, bit for bit. Raises `MalmoiError` if it belongs to other parameters."""
         owner = {
-            self.names[parameter]: (member, parameter, bool(group.get("fused")))
-            for member in self.members
+            (self.names[parameter], member is self.average): (member, parameter, bool(group.get("fused")))
+            for member in self._stateful()
             for group in member.param_groups
             for parameter in group["params"]
         }
-        for member in self.members:
+        for member in self._stateful():
             member.state.clear()
         for full_name, tensor in tensors.items():
             name, _, key = full_name.rpartition(":")
-            if name not in owner:
-                raise MalmoiError(f"The optimizer state holds '{full_name}', but the model has no parameter '{name}'.")
-            member, parameter, fused = owner[name]
+            place = (name, key in (AVERAGE, UPDATES))
+            if place not in owner:
+                missing = "no average is kept (ema_decay: 0)" if place[1] else f"the model has no parameter '{name}'"
+                raise MalmoiError(f"The optimizer state holds '{full_name}', but {missing}.")
+            member, parameter, fused = owner[place]
             if tensor.ndim and tensor.shape != parameter.shape:
                 raise MalmoiError(
                     f"The optimizer state '{full_name}' has shape {tuple(tensor.shape)}, but the parameter has "
@@ -207,7 +230,9 @@ def is_hidden_matrix(model: nn.Module) -> dict[str, bool]:
     }
 
 
-def build(model: nn.Module, config: TrainConfig, muon_dtype: torch.dtype = torch.float32) -> Optimizers:
+def build(
+    model: nn.Module, config: TrainConfig, muon_dtype: torch.dtype = torch.float32, muon: type[Muon] = Muon
+) -> Optimizers:
     """The optimizers of a run: `config.optimizer` for the hidden matrices, AdamW for the rest.
 
     `muon_dtype` is what the orthogonalisation computes in; momentum and weights stay as they are.
@@ -222,7 +247,7 @@ def build(model: nn.Module, config: TrainConfig, muon_dtype: torch.dtype = torch
     adamw_groups: list[dict[str, Any]] = [{"params": others, "weight_decay": 0.0}]
     if config.optimizer == "muon" and matrices:
         members.append(
-            Muon(
+            muon(
                 matrices,
                 lr=config.matrix_learning_rate,
                 momentum=config.muon_momentum,
@@ -246,4 +271,5 @@ def build(model: nn.Module, config: TrainConfig, muon_dtype: torch.dtype = torch
     for member in members:
         for group in member.param_groups:
             group["base_lr"] = group["lr"]
-    return Optimizers(members, {parameter: name for name, parameter in named.items()})
+    average = Average(named.values(), config.ema_decay) if config.ema_decay else None
+    return Optimizers(members, {parameter: name for name, parameter in named.items()}, average)

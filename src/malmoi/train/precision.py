@@ -68,6 +68,12 @@ class Precision:
                 ours.grad.add_(theirs.grad)
             theirs.grad = None
 
+    def forget_gradients(self, model: nn.Module) -> None:
+        """Clear what a step that broke off left in the working copy."""
+        if model in self.copies:
+            for _, theirs in copied_parameters(model, self.copies[model]):
+                theirs.grad = None
+
 
 def working_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A second module over the same weights: embedding tables shared, everything else rounded to `dtype`."""

@@ -9,9 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from malmoi.config import MalmoiError, TrainConfig
+from pydantic_core import to_jsonable_python
 
-FREE_TO_CHANGE = ("save_steps", "save_total_limit")  # on resume: they do not touch what is computed
+from malmoi.config import Config, MalmoiError, ModelConfig, TrainConfig
+
+FREE_TO_CHANGE = (
+    "save_steps",
+    "save_total_limit",
+    "memorization_samples",
+    "track",
+)  # they do not touch what is computed
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +36,8 @@ class Step:
     epoch: int
     held_out_loss: float | None = None  # where this step was evaluated
     bits_per_byte: float | None = None  # of the held-out text
-    skipped: int = 0  # steps skipped so far because something was not finite
-    events: tuple[str, ...] = ()  # resumed, skipped, evaluated, saved, stopped early, interrupted, finished
+    skipped: int = 0  # steps skipped so far: something was not finite, or a spike
+    events: tuple[str, ...] = ()  # resumed, halved, skipped, evaluated, saved, stopped early, interrupted, finished
     message: str = ""  # what a person should read, if anything
 
     @property
@@ -47,7 +54,7 @@ class Progress:
     tokens: int = 0  # read in steps that were applied
     seconds: float = 0.0  # of all sessions together
     skipped: int = 0
-    skipped_in_a_row: int = 0
+    pieces: int = 1  # that each batch is cut into, since memory did not suffice for the whole
     logged: list[float] = field(default_factory=lambda: [0.0, 0.0])  # loss sum and steps since the last line
     evaluated: list[float] = field(default_factory=lambda: [0.0, 0.0])  # the same since the last evaluation
     stopped: bool = False  # early, for good
@@ -91,14 +98,21 @@ def fingerprint(batches: Any) -> str:
     return digest.hexdigest()
 
 
+def _defaults(cls: type[Config]) -> dict[str, Any]:
+    fields = cls.model_fields.items()
+    return {name: to_jsonable_python(info.default, fallback=str) for name, info in fields if not info.is_required()}
+
+
 def check_same_run(path: Path, state: dict[str, Any], config: TrainConfig, model: dict[str, Any], data: str) -> None:
     """Raise `MalmoiError`, naming the field, unless settings and data are those that the checkpoint was made with.
 
-    `max_steps` may be the settled number or the one that was asked for; how often to save may change.
+    `max_steps` may be the settled number or the one that was asked for; how often to save may change. A setting that
+    did not exist when the checkpoint was made counts as left at its default.
     """
+    defaults = {"train": _defaults(TrainConfig), "model": _defaults(ModelConfig)}
     for part, settings in (("train", config.model_dump(mode="json")), ("model", model)):
         for name in sorted(settings.keys() | state[part].keys()):
-            now, then = settings.get(name), state[part].get(name)
+            now, then = (given.get(name, defaults[part].get(name)) for given in (settings, state[part]))
             free = part == "train" and (name in FREE_TO_CHANGE or (name == "max_steps" and now == state["max_steps"]))
             if now != then and not free:
                 raise MalmoiError(

@@ -2,7 +2,7 @@
 
 config.yaml     every setting, filled in
 versions.json   data fingerprint, Python, libraries, machine, threads
-metrics.jsonl   one JSON object a line: step, loss, val_loss, bpb, lr, grad_norm, tokens_per_sec, epoch, seconds
+metrics.jsonl   one JSON object a line: step, loss, val_loss, bpb, lr, grad_norm, skipped, tokens_per_sec, seconds
 loss.png        the two losses over the steps (extra `plots`)
 """
 
@@ -19,6 +19,7 @@ import torch
 import yaml
 
 from malmoi.tokens.folder import write_text
+from malmoi.train.progress import Step
 
 CONFIG, VERSIONS, METRICS, PLOT = "config.yaml", "versions.json", "metrics.jsonl", "loss.png"
 LIBRARIES = ("malmoi", "torch", "numpy", "safetensors", "tokenizers", "pydantic")
@@ -49,6 +50,24 @@ class Record:
 
     def close(self) -> None:
         self._log.close()
+
+
+def entry_of(step: Step, loss: float, skipped_because: str) -> dict[str, Any]:
+    """A line of `metrics.jsonl`: the step, with the mean `loss` of the steps since the last line."""
+    return {
+        "step": step.step,
+        "loss": loss,
+        "val_loss": step.held_out_loss,
+        "bpb": step.bits_per_byte,
+        "lr": step.learning_rate,
+        "grad_norm": step.grad_norm,
+        "tokens": step.tokens,
+        "skipped": step.skipped,
+        "skipped_because": skipped_because or None,
+        "epoch": step.epoch,
+        "tokens_per_sec": round(step.tokens_per_second, 1),
+        "seconds": round(step.seconds, 3),
+    }
 
 
 def _line(entry: dict[str, Any]) -> str:

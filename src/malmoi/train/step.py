@@ -15,6 +15,7 @@ import torch
 
 from malmoi import randomness
 from malmoi.train.loss import cross_entropy
+from malmoi.train.memory import OutOfMemoryInLearning, is_out_of_memory
 from malmoi.train.optimizer import Optimizers
 from malmoi.train.precision import Precision
 
@@ -27,7 +28,7 @@ class StepResult:
     grad_norm: float  # of all gradients together, before clipping
     targets: int  # real targets learned from
     tokens: int  # positions read: targets, what is only given, padding
-    applied: bool  # False: loss or gradient was not finite (or there was no target), the weights are untouched
+    applied: bool  # False: not finite, a spike, or no target; weights and optimizers are untouched
 
 
 StepFunction = Callable[..., StepResult]  # with optimizer_step's signature
@@ -43,29 +44,29 @@ def optimizer_step(
     precision: Precision,
     seed: int,
     step: int,
+    loss_limit: float = math.inf,
+    label_smoothing: float = 0.0,
 ) -> StepResult:
     """Accumulate the gradients of `micro_batches`, clip, update.
 
     The loss is divided by the real targets of all micro-batches together, so that cutting a batch into pieces changes
-    nothing but rounding, however unevenly the targets fall. Dropout draws from (seed, step, micro-batch).
+    nothing but rounding, however unevenly the targets fall. Dropout draws from (seed, step, micro-batch). A loss above
+    `loss_limit` or one that is not finite leaves weights and optimizers as they are.
+
+    Raises `OutOfMemoryInLearning` when forward or backward find no memory: nothing has changed then.
     """
-    device = next(iter(model.parameters())).device
     targets = sum(batch.num_target_tokens for batch in micro_batches)
-    loss = torch.zeros((), device=device)
-    work: Any = precision.working(model)
-    for index, batch in enumerate(micro_batches):
-        torch.manual_seed(randomness.key(seed, "dropout", step, index))
-        with precision.autocast():
-            nats, count = cross_entropy(work, batch, device)
-        part = nats / max(targets, 1)
-        balance = work.auxiliary_loss() if hasattr(work, "auxiliary_loss") else None
-        objective = part if balance is None else part + balance * (count / max(targets, 1))
-        objective.backward()
-        precision.gather(model, work)
-        loss += part.detach()
+    try:
+        loss = _gather_gradients(model, micro_batches, targets, precision, (seed, step), label_smoothing)
+    except Exception as error:
+        optimizer.zero_grad()
+        precision.forget_gradients(model)
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryInLearning(str(error)) from error
     norm = optimizer.grad_norm()
     mean, grad_norm = torch.stack([loss, norm]).tolist()  # the step's one wait for the device
-    applied = math.isfinite(mean) and math.isfinite(grad_norm) and targets > 0
+    applied = math.isfinite(mean) and math.isfinite(grad_norm) and mean <= loss_limit and targets > 0
     if applied:
         if max_grad_norm and grad_norm > max_grad_norm:
             optimizer.scale_gradients(max_grad_norm / (grad_norm + 1e-6))
@@ -74,3 +75,29 @@ def optimizer_step(
     optimizer.zero_grad()
     tokens = sum(batch.input_ids.numel() for batch in micro_batches)
     return StepResult(mean, grad_norm, targets, tokens, applied)
+
+
+def _gather_gradients(
+    model: Any,
+    micro_batches: Sequence[Any],
+    targets: int,
+    precision: Precision,
+    place: tuple[int, int],
+    label_smoothing: float,
+) -> torch.Tensor:
+    """Forward and backward over all micro-batches: gradients in the parameters, the mean loss as a scalar tensor."""
+    device = next(iter(model.parameters())).device
+    loss = torch.zeros((), device=device)
+    seed, step = place
+    work: Any = precision.working(model)
+    for index, batch in enumerate(micro_batches):
+        torch.manual_seed(randomness.key(seed, "dropout", step, index))
+        with precision.autocast():
+            nats, count = cross_entropy(work, batch, device, label_smoothing)
+        part = nats / max(targets, 1)
+        balance = work.auxiliary_loss() if hasattr(work, "auxiliary_loss") else None
+        objective = part if balance is None else part + balance * (count / max(targets, 1))
+        objective.backward()
+        precision.gather(model, work)
+        loss += part.detach()
+    return loss
