@@ -33,6 +33,7 @@ from malmoi.config import MalmoiError
 from malmoi.train.optimizer import Optimizers
 
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
+SHARDS = "shards"  # instead of the first two, where many processes wrote together (`sharded_checkpoint.py`)
 NAME = re.compile(r"checkpoint-(\d+)")
 HIDDEN = (".writing-checkpoint-", ".old-checkpoint-")
 
@@ -71,26 +72,33 @@ def save(
         temporary.mkdir()
         save_file(model_tensors(model), temporary / MODEL)
         save_file(_contiguous(optimizer.state_tensors()), temporary / OPTIMIZER)
-        text = json.dumps({**state, "step": step}, ensure_ascii=False, indent=1, allow_nan=False)
-        (temporary / STATE).write_text(text + "\n", encoding="utf-8")
-        if extra is not None:
-            extra(temporary)
-        files = {
-            file.relative_to(temporary).as_posix(): {"bytes": file.stat().st_size, "sha256": _sha256_and_flush(file)}
-            for file in sorted(temporary.rglob("*"))
-            if file.is_file()
-        }
-        manifest = temporary / MANIFEST
-        entries = {"format": 1, "step": step, "files": files}
-        manifest.write_text(json.dumps({**entries, "sha256": _digest_of(entries)}, indent=1), encoding="utf-8")
-        _sha256_and_flush(manifest)
-        _flush_folder(temporary)
-        _swap_in(temporary, target)
+        seal(temporary, target, {**state, "step": step}, extra)
     except (OSError, SafetensorError) as error:
-        raise MalmoiError(_why_not_saved(error, folder, step)) from error
+        raise MalmoiError(why_not_saved(error, folder, step)) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
+
+
+def seal(
+    temporary: Path, target: Path, state: dict[str, Any], extra: Callable[[Path], None] | None = None, form: int = 1
+) -> None:
+    """Make a checkpoint of a folder that holds the tensors: add the state, flush all, the manifest last, and appear."""
+    text = json.dumps(state, ensure_ascii=False, indent=1, allow_nan=False)
+    (temporary / STATE).write_text(text + "\n", encoding="utf-8")
+    if extra is not None:
+        extra(temporary)
+    files = {
+        file.relative_to(temporary).as_posix(): {"bytes": file.stat().st_size, "sha256": _sha256_and_flush(file)}
+        for file in sorted(temporary.rglob("*"))
+        if file.is_file()
+    }
+    manifest = temporary / MANIFEST
+    entries = {"format": form, "step": state["step"], "files": files}
+    manifest.write_text(json.dumps({**entries, "sha256": _digest_of(entries)}, indent=1), encoding="utf-8")
+    _sha256_and_flush(manifest)
+    _flush_folder(temporary)
+    _swap_in(temporary, target)
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -149,7 +157,7 @@ def fault_of(path: Path) -> str | None:
         return f"{MANIFEST} is missing, so the writing was not finished"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{MANIFEST} cannot be read ({error})"
-    for name in (MODEL, OPTIMIZER, STATE):
+    for name in (MODEL, OPTIMIZER, STATE) if manifest.get("format") == 1 else (STATE,):
         if name not in files:
             return f"{MANIFEST} does not list {name}"
     for name, (size, digest) in files.items():
@@ -176,9 +184,14 @@ def load(path: Path | str, model: nn.Module, optimizer: Optimizers | None = None
     """
     path = Path(path)
     try:
-        weights = load_file(path / MODEL)
         state = read_state(path)
-        momenta = load_file(path / OPTIMIZER) if optimizer is not None else {}
+        if (path / SHARDS).is_dir():  # many processes wrote it
+            from malmoi.train.sharded_checkpoint import read_whole
+
+            weights, momenta = read_whole(path)
+        else:
+            weights = load_file(path / MODEL)
+            momenta = load_file(path / OPTIMIZER) if optimizer is not None else {}
     except (OSError, SafetensorError, ValueError) as error:
         raise MalmoiError(f"{path}: cannot be read: {error}.") from error
     put_weights(model, weights, path / MODEL)
@@ -271,7 +284,8 @@ def _flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _why_not_saved(error: Exception, folder: Path, step: int) -> str:
+def why_not_saved(error: Exception, folder: Path, step: int) -> str:
+    """What to tell a person whose checkpoint could not be written."""
     text = str(error)
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text
     reason = "the disk is full" if full else text

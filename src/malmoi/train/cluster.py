@@ -146,7 +146,9 @@ class Team:
         else:
             (stage,) = self.parts.stages.values()
             nats = [stage(**given) for given in rows]
-        total = sum((found.double() * count for found, count in zip(nats, counts, strict=True)), torch.zeros(1).double())
+        total = torch.zeros(1, dtype=torch.float64, device=self.device)
+        for found, count in zip(nats, counts, strict=True):
+            total += found.double() * count
         dist.all_reduce(total)
         self.parts.model.train(was_training)
         self.parts.reshard()

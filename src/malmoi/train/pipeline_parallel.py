@@ -53,7 +53,8 @@ class Stage(nn.Module):
         span = Span({str(number): whole.layers[number] for number in numbers})
         self.decoder._modules = {**whole._modules, "layers": span}
         if not self.first:
-            self.decoder._modules |= {"embed_tokens": nn.Identity(), "embed_positions": None, "dropout": nn.Identity()}
+            self.decoder._modules |= {"embed_tokens": nn.Identity(), "dropout": nn.Identity()}
+            self.decoder._modules |= {"embed_positions": None, "embed_ngrams": None}
         if not self.last:
             self.decoder._modules["norm"] = nn.Identity()
         self.lm_head = model.lm_head if self.last else None
@@ -87,7 +88,7 @@ def split(model: GPT4LMHeadModel, grid: Layout, position: int, balance: Balance 
         mine = {str(layer): model.model.layers[layer] for number in numbers for layer in layers_of(number, grid, whole)}
         model.model._modules["layers"] = Span(mine)
         if 0 not in stages:
-            model.model._modules |= {"embed_tokens": None, "embed_positions": None}
+            model.model._modules |= {"embed_tokens": None, "embed_positions": None, "embed_ngrams": None}
         if grid.stages - 1 not in stages:
             model._modules["lm_head"] = None
             model.model._modules["norm"] = None

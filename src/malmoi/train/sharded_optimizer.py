@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 
 from malmoi.config import TrainConfig
+from malmoi.train.average import AVERAGE, UPDATES
 from malmoi.train.optimizer import Muon, Optimizers, build, orthogonalize
 from malmoi.train.parallel import Parts, local
 
@@ -70,6 +71,10 @@ class ShardedOptimizers(Optimizers):
             self.owners[slices[owner]] = owner
             self.names[slices[owner]] = parts.saved_name(name)
             self.own_names[slices[owner]] = name
+        # The average counts its updates beside its first parameter, which is another one on a later pipeline stage.
+        told = [next(iter(self.names.values()))]
+        dist.broadcast_object_list(told, src=0)
+        self.first_name = told[0]
         self.shares = {slices[owner]: parts.share(name, owner) for owner, name in whole.names.items()}
         for member in self._stateful():
             for group in member.param_groups:
@@ -98,6 +103,26 @@ class ShardedOptimizers(Optimizers):
         for owner in self.owners.values():
             owner.grad = None
 
+    @torch.no_grad()
+    def make_state(self, saved: dict[str, tuple[torch.Size, torch.dtype]]) -> None:
+        """Make room for a state with these names, of the whole job, as far as it belongs to this process's slices."""
+        members = {
+            (self.names[part], member is self.average): (member, part)
+            for member in self._stateful()
+            for group in member.param_groups
+            for part in group["params"]
+        }
+        for member in self._stateful():
+            member.state.clear()
+        for full_name, (size, dtype) in saved.items():
+            name, colon, key = full_name.rpartition(":")
+            if key == UPDATES and name == self.first_name:
+                name = next(iter(self.names.values()))
+            member, part = members.get((name, key in (AVERAGE, UPDATES)), (None, None))
+            if not colon or member is None or part is None:
+                continue
+            member.state[part][key] = torch.zeros_like(part, dtype=dtype) if size else torch.zeros((), dtype=dtype)
+
     def sharded_state(self) -> dict[str, Tensor]:
         """The state as by `state_tensors`, each tensor as a part of the whole one: what a sharded checkpoint writes."""
         found = {}
@@ -106,7 +131,8 @@ class ShardedOptimizers(Optimizers):
                 name, owner = self.own_names[part], self.owners[part]
                 for key, value in entries.items():
                     shaped = self.parts.as_sharded(name, owner, value) if value.ndim else value
-                    found[f"{self.names[part]}:{key}"] = shaped
+                    saved = self.first_name if key == UPDATES else self.names[part]
+                    found[f"{saved}:{key}"] = shaped
         return found
 
 

@@ -48,6 +48,8 @@ def cut(decoder: Decoder, blocks: list[Block], mesh: DeviceMesh) -> None:
     for table in (decoder.embed_tokens, decoder.embed_positions):
         if isinstance(table, nn.Embedding):
             table.register_forward_pre_hook(lambda _module, given: (own_tokens(given[0], mesh),))
+    if decoder.embed_ngrams is not None:  # these look back over their neighbours' tokens
+        decoder.embed_ngrams.register_forward_hook(lambda _module, _given, found: own_tokens(found, mesh))
 
 
 def _plan(block: Block) -> dict[str, ParallelStyle]:
