@@ -1,5 +1,9 @@
 """A small tokenizer and the texts that every test of this room uses."""
 
+import json
+import lzma
+from pathlib import Path
+
 import pytest
 
 from malmoi.tokens.tokenizer import GPT4Tokenizer
@@ -28,12 +32,43 @@ CODE = [
     "for (int i = 0; i < 10; ++i) {\n\tsum += i;\r\n}\n",
 ]
 AWKWARD = ["", " ", "   \n\n  \t ", "\u00a0\u200b\ufeff", "한\u200d글", "각\u1100\u1161", "\x00\x07", "ﬀİß", "x" * 300]
+HARD = [
+    "<unk> <|endoftext|> </s> </w> w</w>",
+    "## # a #version: 0.2",
+    "a" * 5000,
+    "고" * 1000,
+    "\t\tif x:\r\n\t\t\treturn\u2028y\x85z",
+    " leading and trailing ",
+    "Ünïcödé ŁÓDŹ ẞ İstanbul ﬁ ½ ② Ⅷ 각 각",
+    "中文字符 と かな カナ ｶﾅ",
+    "don't , . ! ? n't 's 've  're DON'T",
+    "\ufeff\u200b\u00ad\x01\x02\x7f\ufffd",
+    "▁ a▁b <0x0A> Ġ",
+]
 TEXTS = [*KOREAN, *ENGLISH, *FRENCH, *EMOJI, *CODE, *AWKWARD]
 
 
 @pytest.fixture(scope="session")
 def texts() -> list[str]:
     return TEXTS
+
+
+@pytest.fixture(scope="session")
+def hard() -> list[str]:
+    """Texts that a tokenizer from elsewhere may trip over."""
+    return HARD
+
+
+@pytest.fixture(scope="session")
+def declarations(shared_data: Path) -> list[str]:
+    """The beginning of the Universal Declaration of Human Rights in nearly four hundred languages."""
+    path = shared_data / "multilingual" / "udhr" / "all.jsonl.xz"
+    if not path.is_file():
+        pytest.skip(f"{path} is not here")
+    with lzma.open(path, "rt", encoding="utf-8") as lines:
+        found = [json.loads(line)["text"][:2000] for line in lines]
+    assert len(found) > 300
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from malmoi import GPT4Tokenizer, MalmoiError
+from malmoi.tokens.foreign import vocabulary
 
 transformers = pytest.importorskip("transformers")
 
@@ -177,6 +178,24 @@ def test_ordinary_added_tokens_stay_ordinary(texts, tmp_path):
     assert ours.decode([341], skip_special_tokens=True) == "<think>"
 
 
+@pytest.mark.parametrize("how", ["ordinary", "undeclared"])
+def test_a_token_with_a_role_is_out_of_reach_however_it_is_declared(texts, tmp_path, how):
+    """<|im_end|> ends a turn, but this file lists it among the ordinary words, or not at all."""
+    description = json.loads(gpt2_kind([*texts, "<|im_end|>" * 50]).to_str())
+    if how == "ordinary":
+        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+        description["added_tokens"].append({"id": 341, "content": "<|im_end|>", **flags})
+    else:
+        description["model"]["vocab"]["<|im_end|>"] = 340
+        description["added_tokens"][0]["id"] = 341
+    folder = save(tmp_path, Tokenizer.from_str(json.dumps(description)), {"eos_token": "<|im_end|>"})
+    ours = GPT4Tokenizer.from_pretrained(folder)
+    assert ours.eos_token_id not in ours.encode("a<|im_end|>b")
+    assert ours.decode(ours.encode("a<|im_end|>b")) == "a<|im_end|>b"
+    assert ours.decode([ours.eos_token_id], skip_special_tokens=True) == ""
+    assert ours.encode_rendered("<|im_end|>") == [ours.eos_token_id]
+
+
 def test_saved_truncation_and_padding_do_not_follow(texts, tmp_path):
     tokenizer = gpt2_kind(texts)
     tokenizer.enable_truncation(2)
@@ -243,6 +262,11 @@ def test_other_kinds_of_model_are_refused_by_name(tmp_path, model):
         {"decoder": {"type": "Nonsense"}},
         {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated", "invert": False}},
         {"model": {"type": ["BPE"]}},
+        {"model": {"type": "BPE", "vocab": {"a": 0, "<|endoftext|>": 0}, "merges": []}},
+        {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [], "unk_token": "<unk>"}},
+        {"model": {"type": "BPE", "vocab": {"a": 0, "b": 339}, "merges": []}},
+        {"decoder": None},
+        {"decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True}},
     ],
 )
 def test_json_that_is_no_tokenizer(texts, tmp_path, change):
@@ -272,3 +296,21 @@ def test_a_chat_template_inside_the_settings_moves_to_its_file(texts, tmp_path, 
     settings_file = json.loads((tmp_path / "b" / "tokenizer_config.json").read_text(encoding="utf-8"))
     assert "chat_template" not in settings_file
     assert settings_file["mine"] == [1]
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "tiktoken.model", "tekken.json", "spiece.model"])
+def test_other_kinds_of_file_are_refused_with_a_way_out(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\n\x0e")
+    with pytest.raises(MalmoiError, match=rf"{name}: is a SentencePiece or tiktoken file.*tokenizer\.json: AutoTok"):
+        GPT4Tokenizer.from_pretrained(tmp_path)
+    assert vocabulary(tmp_path) is None
+
+
+def test_the_vocabulary_of_any_folder(texts, tmp_path, gpt2):
+    assert vocabulary(gpt2) == GPT4Tokenizer.from_pretrained(gpt2)._tokenizer.get_vocab()
+    save(tmp_path, Tokenizer(models.Unigram([("a", 0.0), ("b", 0.0)])))
+    assert vocabulary(tmp_path) == {"a": 0, "b": 1}  # a model may be read whose tokenizer is of no use here
+    for damaged in ("{}", '{"model": {"vocab": 3}}', '{"model": {"vocab": {"a": "x"}}}'):
+        (tmp_path / "tokenizer.json").write_text(damaged, encoding="utf-8")
+        with pytest.raises(MalmoiError, match=r"tokenizer\.json: holds no vocabulary"):
+            vocabulary(tmp_path)

@@ -39,7 +39,8 @@ def load(folder: Path) -> tuple[Tokenizer, dict[str, Any], str | None]:
     except Exception as error:  # the library raises bare Exception; a shape that is not its own breaks what is above
         raise MalmoiError(f"{path}: is JSON, but not a tokenizer: {error}. The file is damaged.") from None
     _check(path, tokenizer, description)
-    _frame(tokenizer, settings)
+    if path.name == merges.VOCABULARY:  # tokenizer.json says itself what it adds
+        _frame(tokenizer, settings)
     template = settings.pop("chat_template", None)
     if isinstance(template, list):  # several, by name
         named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
@@ -205,14 +206,11 @@ def _check(path: Path, tokenizer: Tokenizer, description: dict[str, Any]) -> Non
 
 
 def _frame(tokenizer: Tokenizer, settings: dict[str, Any]) -> None:
-    """Put bos before and eos behind every text where `add_bos_token` and `add_eos_token` say so, as transformers does.
-
-    Where the settings hold one of the two, they overrule what `tokenizer.json` adds.
-    """
-    if "add_bos_token" not in settings and "add_eos_token" not in settings:
-        return
+    """Put bos before and eos behind every text where `add_bos_token` and `add_eos_token` say so."""
     names = {role: merges.content(settings.get(f"{role}_token")) for role in ("bos", "eos")}
     wanted = {role: name for role, name in names.items() if settings.get(f"add_{role}_token") and name is not None}
+    if not wanted:
+        return
     single = [*([wanted["bos"]] if "bos" in wanted else []), "$A", *([wanted["eos"]] if "eos" in wanted else [])]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=single, special_tokens=[(name, tokenizer.token_to_id(name)) for name in dict.fromkeys(wanted.values())]
