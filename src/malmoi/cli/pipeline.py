@@ -9,6 +9,7 @@
     tokens/            the token file (`malmoi data show` reads it), validation/ where other files are measured on
     checkpoint-<step>/ config.yaml versions.json metrics.jsonl loss.png: the training loop's own records
     model/             the finished model folder
+    adapter/           with `lora`: what was learned, apart from the model it was learned on
 
 A mistake found before training begins (a missing file, a misspelt setting) leaves no folder behind. From then on,
 `resume=True` goes on where the run stopped, with the tokenizer and the tokens that are there.
@@ -26,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from malmoi.cli import transfer
 from malmoi.cli.folders import MODEL, RECIPE, TOKENS, model_folder
 from malmoi.cli.tokenizer import document_texts
 from malmoi.config import DataConfig, GenerationConfig, MalmoiError, ModelConfig, Recipe, SourceConfig, TrainConfig
@@ -95,13 +97,15 @@ def run(recipe: Recipe, folder: str | Path, *, resume: bool = False, show: Show 
     folder = Path(folder)
     settings = resolve(recipe)
     check_folder(folder, resume)
+    if resume:
+        transfer.check_resumed(recipe, folder)
     is_new = not resume
     try:
         tokenizer = prepare_tokenizer(settings, folder, show)
         tokens = prepare_tokens(settings, folder, tokenizer, show)
         model = build_model(settings, tokenizer)
         batches, held_out = build_batches(settings, tokens, folder)
-        show(Stage("model", f"{model.num_parameters():,} parameters, {model.config.num_hidden_layers} layers"))
+        show(Stage("model", _described(model)))
         write_recipe(settings, model, folder)
     except BaseException:
         if is_new:
@@ -136,15 +140,17 @@ def resolve(recipe: Recipe) -> Settings:
     from malmoi import presets
 
     _check_sources(recipe.data)
+    transfer.check(recipe)
     size = recipe.size or (None if recipe.model or recipe.start_from else DEFAULT_SIZE)
     asked = recipe.model_fields_set
     vocab_size = recipe.vocab_size
     if size is not None and "vocab_size" not in asked:
         vocab_size = presets.size(size).vocab_size
-    defaults = presets.train_defaults(size) if size is not None else TrainConfig()
+    if recipe.start_from is not None:
+        defaults = transfer.defaults(recipe)
+    else:
+        defaults = presets.train_defaults(size) if size is not None else TrainConfig()
     train = defaults.replace(**recipe.train)
-    if recipe.start_from is not None and (recipe.model or recipe.size):
-        raise MalmoiError("start_from takes the model as it is; leave out size and model, or start_from.")
     if "vocab_size" in recipe.model:
         raise MalmoiError("model.vocab_size follows from the tokenizer. Set the recipe's own vocab_size instead.")
     if recipe.start_from is None:
@@ -241,16 +247,11 @@ def prepare_tokens(settings: Settings, folder: Path, tokenizer: GPT4Tokenizer, s
 def build_model(settings: Settings, tokenizer: GPT4Tokenizer) -> GPT4LMHeadModel:
     """A new model, its weights drawn from the run's seed; or the one to start from."""
     from malmoi.model.gpt import GPT4LMHeadModel
+    from malmoi.train.adapters import freeze
 
     recipe = settings.recipe
     if recipe.start_from is not None:
-        model = GPT4LMHeadModel.from_pretrained(model_folder(recipe.start_from))
-        if len(tokenizer) > model.config.vocab_size:
-            raise MalmoiError(
-                f"{recipe.start_from}: has a vocabulary of {model.config.vocab_size}, but the tokenizer has "
-                f"{len(tokenizer)} tokens. Leave out `tokenizer` to use the model's own."
-            )
-        return model
+        return transfer.model_to_start_from(recipe, settings.train, len(tokenizer))
     config = _model_config(recipe, recipe.size, len(tokenizer), settings.train)
     special = {
         "eos_token_id": tokenizer.eos_token_id,
@@ -259,7 +260,19 @@ def build_model(settings: Settings, tokenizer: GPT4Tokenizer) -> GPT4LMHeadModel
     }
     model = GPT4LMHeadModel(config.replace(**special))
     model.initialize(settings.train.seed)
+    freeze(model, settings.train.freeze)
     return model
+
+
+def _described(model: GPT4LMHeadModel) -> str:
+    """A model in one line."""
+    from malmoi.train.adapters import adapted, learning
+
+    learns, total, matrices = learning(model), model.num_parameters(), len(adapted(model))
+    said = f"{total:,} parameters, {model.config.num_hidden_layers} layers"
+    if learns < total:
+        said += f"; {learns:,} of the parameters learn ({learns / total:.1%})"
+    return f"{said}; an adapter on {matrices} matrices" if matrices else said
 
 
 def build_batches(settings: Settings, tokens: TokenFile, folder: Path) -> tuple[Any, Any]:
@@ -295,6 +308,10 @@ def save_model(model: GPT4LMHeadModel, tokenizer: GPT4Tokenizer, settings: Setti
     from malmoi.train.record import CONFIG
 
     place = folder / MODEL
+    if settings.recipe.lora is not None:
+        merge = transfer.save_adapter(model, settings.recipe, folder)
+        same = f"merged: logits of {merge.tokens} tokens within {merge.difference:.1g} of the adapter's"
+        show(Stage("save", f"adapter written; {same}"))
     show(Stage("save", f"writing {place}"))
     own = model.generation_config.model_dump()
     model.generation_config = GenerationConfig(**{**own, **settings.recipe.generation})

@@ -9,7 +9,8 @@ import typer
 
 from malmoi.cli.console import console, duration, setting
 from malmoi.cli.data import unescaped
-from malmoi.cli.folders import RECIPE
+from malmoi.cli.folders import ADAPTER, RECIPE, model_folder
+from malmoi.cli.transfer import lora_from
 from malmoi.config import MalmoiError, Recipe
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
@@ -31,7 +32,13 @@ def train(
     epochs: Annotated[float | None, typer.Option(help=setting("TrainConfig", "num_train_epochs"))] = None,
     vocab_size: Annotated[int | None, typer.Option(help=setting("Recipe", "vocab_size"))] = None,
     tokenizer: Annotated[str | None, typer.Option(help=setting("Recipe", "tokenizer"))] = None,
-    start_from: Annotated[str | None, typer.Option(help=setting("Recipe", "start_from"))] = None,
+    start_from: Annotated[
+        str | None, typer.Option("--from", "--start-from", help=setting("Recipe", "start_from"))
+    ] = None,
+    lora: Annotated[
+        str | None,
+        typer.Option(help=setting("Recipe", "lora") + " Such as r=8,alpha=16,dropout=0.05,targets=q_proj+v_proj."),
+    ] = None,
     changes: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any setting of the recipe: --set train.learning_rate=0.01. May be repeated."),
@@ -49,12 +56,16 @@ def train(
     malmoi train --data books/ --size micro --minutes 10 --out runs/books
     malmoi train recipes/village.yaml --set train.learning_rate=0.01 --out runs/faster
     malmoi train --resume --out runs/books
+    malmoi train --from runs/books --steps 300 --out runs/more
+    malmoi train --from runs/books --data letters/ --set train.learning_rate=0.0003
+    malmoi train --from runs/books --data letters/ --lora r=8,alpha=16
     """
     options: dict[str, Any] = {
         "size": size,
         "vocab_size": vocab_size,
         "tokenizer": tokenizer,
         "start_from": start_from,
+        "lora": None if lora is None else lora_from(lora),
         "train.max_minutes": minutes,
         "train.max_steps": steps,
         "train.num_train_epochs": epochs,
@@ -67,6 +78,8 @@ def train(
         if not (out / RECIPE).is_file():
             raise MalmoiError(f"{out}: there is no run here to go on with (no {RECIPE}).")
         recipe = out / RECIPE
+    if recipe is None and not data and start_from is not None:
+        given["data"] = _data_of(start_from)
     made = _recipe(recipe, data, field, template, {**given, **_assignments(changes or [])})
     _run(made, folder, resume)
 
@@ -87,6 +100,8 @@ def _run(recipe: Recipe, folder: Path, resume: bool) -> None:
         )
     if screen.bits_per_byte is not None:
         say.print(f"Held-out text: {screen.bits_per_byte:.3f} bits per byte.")
+    if recipe.lora is not None:
+        say.print(f"The adapter alone is in {folder / ADAPTER}; merged, it is the model.", markup=False)
     say.print(f"The model is in {result.model_folder}. Try:", markup=False)
     for line in (f'generate {folder} "..."', f"eval {folder}", f"params {folder}"):
         say.print(f"  malmoi {line}", markup=False)
@@ -98,7 +113,7 @@ def _recipe(
     """The recipe that a command line means."""
     if path is not None and data:
         raise MalmoiError("Give either a recipe or --data, not both. A recipe names its own data.")
-    if path is None and not data:
+    if path is None and not data and "data" not in changes:
         raise MalmoiError(
             "What shall the model learn from? Give a recipe (malmoi train recipes/village.yaml) or files "
             "(malmoi train --data books/ --size nano --minutes 3)."
@@ -110,12 +125,24 @@ def _recipe(
                 f"{path}: a recipe is a .yaml file. To train on a file of text: malmoi train --data {path}"
             )
         values = Recipe.from_yaml(path).model_dump(mode="json", exclude_unset=True)
+    elif not data:
+        values = {}
     else:
         source: dict[str, Any] = {"path": list(data or []), "field": field, "template": unescaped(template)}
         values = {"data": {"sources": [{key: value for key, value in source.items() if value is not None}]}}
     for name, value in changes.items():
         _assign(values, name, value)
     return Recipe(**values)
+
+
+def _data_of(start_from: str) -> dict[str, Any]:
+    """The data that a model was trained on: what it goes on with when nothing else is named."""
+    place = Path(model_folder(start_from)) / RECIPE
+    if not place.is_file():
+        raise MalmoiError(
+            f"{start_from}: does not say what it was trained on (no {RECIPE}). Name data to go on with: --data FILES."
+        )
+    return Recipe.from_yaml(place).data.model_dump(mode="json", exclude_unset=True)
 
 
 def _assignments(words: list[str]) -> dict[str, Any]:
