@@ -18,6 +18,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "generate": ("generate", "Let a model continue a text."),
     "chat": ("chat", "Talk with a model."),
     "eval": ("evaluate", "Measure a model: answers by task, bits per byte of text."),
+    "adapter": ("adapter", "Merge a LoRA adapter into its model."),
     "params": ("params", "All four kinds of parameters of a model, with counts."),
     "explain": ("explain", "What a setting is, why, and what to try (en, ko)."),
 }
