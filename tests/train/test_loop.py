@@ -95,7 +95,7 @@ def test_the_folder_holds_what_a_person_and_a_program_want(straight):
     assert {p.name for p in folder.iterdir()} >= {"config.yaml", "versions.json", "metrics.jsonl", "loss.png"}
     found = lines(folder)
     assert [entry["step"] for entry in found] == [1, 2, 4, 6, 8, 10, 12, 14]
-    names = "step loss val_loss bpb lr grad_norm tokens skipped skipped_because epoch"
+    names = "step loss val_loss bpb gap memorized lr grad_norm tokens skipped skipped_because epoch"
     assert set(found[0]) == set(names.split())
     assert found[2]["loss"] == pytest.approx((steps[2].loss + steps[3].loss) / 2)  # mean since the last line
     assert found[-1]["val_loss"] == steps[-1].held_out_loss

@@ -27,6 +27,7 @@ class Screen:
         self.lines_every = lines_every  # seconds, where there is no terminal
         self.loss = self.rate = math.nan
         self.bits_per_byte: float | None = None
+        self.gap: float | None = None  # between held-out and training loss
         self.history: list[float] = []  # bits per byte at each evaluation
         self._bar: Any = None
         self._task: Any = None
@@ -61,6 +62,8 @@ class Screen:
         if step.bits_per_byte is not None:
             self.bits_per_byte = step.bits_per_byte
             self.history.append(step.bits_per_byte)
+        if step.gap is not None:
+            self.gap = step.gap
 
     def _show_stage(self, stage: Stage) -> None:
         text = f"{stage.name}: {stage.text}"
@@ -120,6 +123,8 @@ class Screen:
             parts.append(f"held-out {self.bits_per_byte:.3f} bits/byte")
         if not math.isnan(self.rate):
             parts.append(f"{count(self.rate)} tokens/s")
+        if self.gap is not None:
+            parts.append(f"gap {self.gap:+.3f}")
         if step.skipped:
             parts.append(f"{step.skipped} skipped")
         left = step.max_steps - step.step

@@ -21,20 +21,20 @@ from typing import Any, TypeVar
 import torch
 
 from malmoi.config import MalmoiError, Recipe, TrainConfig
-from malmoi.train import checkpoint, precision, record
+from malmoi.train import checkpoint, record
 from malmoi.train.adapters import freeze
 from malmoi.train.budget import reviewed, settle, time_steps
 from malmoi.train.guard import Guard
 from malmoi.train.interruption import Interruption
-from malmoi.train.keeper import Keeper
-from malmoi.train.loss import HeldOut, evaluate, first_tokens
+from malmoi.train.loss import HeldOut, first_tokens
+from malmoi.train.memorization import Memorization, measure, seen
 from malmoi.train.memory import OutOfMemoryInLearning, in_pieces
 from malmoi.train.messages import say
-from malmoi.train.optimizer import build
 from malmoi.train.progress import Progress, Step, check_same_run, fingerprint
 from malmoi.train.schedule import learning_rate_factor
-from malmoi.train.step import StepFunction, StepResult, optimizer_step
+from malmoi.train.step import StepFunction, StepResult
 from malmoi.train.stopping import Watch
+from malmoi.train.world import Alone
 
 __all__ = ["Step", "train"]
 
@@ -53,7 +53,8 @@ def train(
     on_save: Callable[[Path], None] | None = None,
     recipe: Recipe | None = None,
     language: str = "en",
-    step_function: StepFunction = optimizer_step,
+    step_function: StepFunction | None = None,
+    world: Alone | None = None,
 ) -> Iterator[Step]:
     """Train `model` in place, one `Step` at a time.
 
@@ -67,10 +68,12 @@ def train(
     `load_best_model_at_end`, holds its best weights.
 
     Raises `MalmoiError` at once for settings that cannot work or do not match the run being resumed, and later for a
-    full disk or a run that diverged.
+    full disk or a run that diverged. `world` is where the run takes place; one process, unless it says otherwise.
     """
+    world = world or Alone()
+    step_function = step_function or world.step
     place = Path(folder) if folder is not None else None
-    run = _Run(model, batches, config, place, held_out, tokenizer, on_save, recipe, language, step_function)
+    run = _Run(model, batches, config, place, held_out, tokenizer, on_save, recipe, language, step_function, world)
     run.find_start(resume)
     return run.steps()
 
@@ -89,19 +92,23 @@ class _Run:
     recipe: Recipe | None
     language: str
     step_function: StepFunction
+    world: Alone
 
     def __post_init__(self) -> None:
         config = self.config
-        self.precision = precision.resolve(config, next(self.model.parameters()).device)
+        self.precision = self.world.precision(config, next(self.model.parameters()).device)
         freeze(self.model, config.freeze)
-        self.optimizer = build(self.model, config, self.precision.muon)
+        self.optimizer = self.world.optimizers(self.model, config, self.precision)
         self.held_out = first_tokens(self.held_out_source, config.eval_tokens)
         self.fingerprint = fingerprint(self.batches)
         self.progress = Progress()
         self.watch = Watch(config.early_stopping_patience, config.early_stopping_threshold)
         self.guard = Guard.of(config)
-        self.keeper = Keeper(self.folder, self.model, self.optimizer, config, self.tokenizer, self.on_save)
+        given = (self.folder, self.model, self.optimizer, config, self.tokenizer, self.on_save)
+        self.keeper = self.world.keeper(*given)
         self.notes: list[tuple[str, str]] = []  # (event, message) for the next Step
+        self.gap: float | None = None  # of the last evaluation
+        self.memorization: Memorization | None = None  # as last measured
         self.max_steps = 0  # not settled yet
         self.record: record.Record | None = None
 
@@ -119,7 +126,7 @@ class _Run:
             )
         if not resume:
             return
-        path = checkpoint.latest(self.folder, on_skip=lambda words: self.notes.append(("", words)))
+        path = self.keeper.newest(lambda words: self.notes.append(("", words)))
         if path is None:
             if present:
                 raise MalmoiError("No checkpoint can be used. " + " ".join(words for _, words in self.notes))
@@ -127,7 +134,7 @@ class _Run:
             return
         state = checkpoint.read_state(path)
         check_same_run(path, state, self.config, self._model_settings(), self.fingerprint)
-        checkpoint.load(path, self.model, self.optimizer)
+        self.keeper.load(path)
         self.progress = Progress(**state["progress"])
         self.watch = Watch.from_state(state["watch"])
         self.guard = Guard.of(self.config, state.get("guard"))
@@ -152,7 +159,7 @@ class _Run:
             self.notes.append(("", self._say("timed", **timed)))
         rows = config.per_device_train_batch_size * config.gradient_accumulation_steps
         started = {
-            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "parameters": self.world.num_parameters(self.model),
             "steps": self.max_steps,
             "tokens": rows * config.sequence_length,
             "dtype": str(self.precision.compute).removeprefix("torch."),
@@ -162,7 +169,7 @@ class _Run:
     def _open_record(self) -> None:
         if self.folder is None:
             return
-        self.record = record.Record(self.folder, self.progress.step)
+        self.record = self.world.record(self.folder, self.progress.step)
         sizes = self.keeper.make_room(self.watch.best_step, self.progress.step)
         if not self.progress.step:
             self.notes.append(("", self._say("disk", **sizes)))
@@ -181,7 +188,7 @@ class _Run:
         """The generator behind `train`."""
         begin, threads = time.perf_counter(), torch.get_num_threads()
         torch.set_num_threads(self._threads())
-        with Interruption() as interruption:
+        with self.world.interruption() as interruption:
             try:
                 if not self.max_steps:
                     self._settle_length(begin, interruption)
@@ -216,6 +223,7 @@ class _Run:
             last = progress.stopped or progress.step >= self.max_steps
             if last:
                 self._finish()
+                done = replace(done, memorized=self.memorization.training if self.memorization else None)
             done = self._with_notes(done)
             if interruption.requested and not last:
                 yield self._stop_for_now(done)
@@ -288,15 +296,28 @@ class _Run:
             return None
         average = self.optimizer.average
         with average.in_place() if average is not None else nullcontext():
-            held_out = evaluate(self.precision.working(self.model), self.held_out, self.precision.autocast)
+            held_out = self.world.evaluate(self.model, self.held_out, self.precision)
             finding = self.watch.observe(progress.step, progress.take(progress.evaluated), held_out.loss)
             if finding.improved:
                 self.keeper.remember_best()
         self.notes.append(("evaluated", ""))
+        self.gap = finding.numbers.get("gap")
         progress.stopped = finding.stop
         if words := finding.text(self.language):
             self.notes.append(("stopped early" if finding.stop else "", words))
+        if finding.kind:
+            self._measure_memorization()
         return held_out
+
+    def _measure_memorization(self) -> None:
+        """Only where the losses part and at the end: it takes as long as some steps."""
+        samples, apart = self.config.memorization_samples, torch.distributed.is_available()
+        if not samples or not hasattr(self.model, "generate") or (apart and torch.distributed.is_initialized()):
+            return
+        learned_from = seen(self.batches, self.progress.step * self.config.gradient_accumulation_steps)
+        self.memorization = measure(self.model, learned_from, self.held_out, samples, self.config.seed)
+        if self.memorization is not None:
+            self.notes.append(("memorization", self.memorization.text(self.language)))
 
     def _report(self, result: StepResult, factor: float, elapsed: float, held_out: HeldOut | None) -> Step:
         progress = self.progress
@@ -312,6 +333,8 @@ class _Run:
             epoch=self.batches.epoch_of((progress.step - 1) * self.config.gradient_accumulation_steps),
             held_out_loss=held_out.loss if held_out else None,
             bits_per_byte=held_out.bits_per_byte if held_out else None,
+            gap=self.gap if held_out else None,
+            memorized=self.memorization.training if self.memorization and held_out else None,
             skipped=progress.skipped,
         )
 
@@ -371,9 +394,31 @@ class _Run:
         if self.optimizer.average is not None and not loaded:
             self.optimizer.average.put_into_model()
         self.model.eval()
-        if self.folder is not None and record.plot(self.folder) is None:
+        self._measure_memorization()
+        if self.record is not None:
+            self.record.conclude(self._summary())
+        self.keeper.finish()
+        if self.folder is not None and self.world.first and record.plot(self.folder) is None:
             self.notes.append(("", self._say("no_plot")))
         self.notes.append(("finished", self._say("finished", step=self.progress.step)))
+
+    def _summary(self) -> dict[str, Any]:
+        """The run in one record; the same numbers for a person are in the messages."""
+        progress, watch = self.progress, self.watch
+        return {
+            "parameters": self.world.num_parameters(self.model),
+            "steps": progress.step,
+            "tokens": progress.tokens,
+            "seconds": round(progress.seconds, 1),
+            "training_loss": watch.history[-1][1] if watch.history else None,
+            "held_out_loss": watch.history[-1][2] if watch.history else None,
+            "best_held_out_loss": watch.best,
+            "best_step": watch.best_step,
+            "gap": self.gap,
+            "memorization": asdict(self.memorization) if self.memorization else None,
+            "skipped": progress.skipped,
+            "stopped_early": progress.stopped,
+        }
 
     def _with_notes(self, done: Step) -> Step:
         """The step with everything that happened since the last one was handed out."""

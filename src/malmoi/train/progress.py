@@ -36,6 +36,8 @@ class Step:
     epoch: int
     held_out_loss: float | None = None  # where this step was evaluated
     bits_per_byte: float | None = None  # of the held-out text
+    gap: float | None = None  # held-out loss minus the mean training loss since the evaluation before
+    memorized: float | None = None  # share of training passages continued word for word, where that was measured
     skipped: int = 0  # steps skipped so far: something was not finite, or a spike
     events: tuple[str, ...] = ()  # resumed, halved, skipped, evaluated, saved, stopped early, interrupted, finished
     message: str = ""  # what a person should read, if anything

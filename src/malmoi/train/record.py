@@ -2,6 +2,7 @@
 
 config.yaml     every setting, filled in
 versions.json   data fingerprint, Python, libraries, machine, threads
+summary.json    what the run came to: losses, gap, memorisation, skipped steps, time
 metrics.jsonl   one JSON object a line: step, loss, val_loss, bpb, lr, grad_norm, skipped, tokens_per_sec, seconds
 loss.png        the two losses over the steps (extra `plots`)
 """
@@ -22,6 +23,7 @@ from malmoi.tokens.folder import write_text
 from malmoi.train.progress import Step
 
 CONFIG, VERSIONS, METRICS, PLOT = "config.yaml", "versions.json", "metrics.jsonl", "loss.png"
+SUMMARY = "summary.json"
 LIBRARIES = ("malmoi", "torch", "numpy", "safetensors", "tokenizers", "pydantic")
 
 
@@ -39,6 +41,10 @@ class Record:
         """Write `config.yaml` (`settings`) and `versions.json` (`facts`, and the versions of what computes)."""
         write_text(self.folder / CONFIG, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
         write_text(self.folder / VERSIONS, json.dumps({**facts, **versions()}, indent=1) + "\n")
+
+    def conclude(self, summary: dict[str, Any]) -> None:
+        """Write `summary.json`, the final report for programs; numbers that are none become null."""
+        write_text(self.folder / SUMMARY, json.dumps(_finite(summary), indent=1, ensure_ascii=False) + "\n")
 
     def append(self, entry: dict[str, Any]) -> None:
         self._log.write(_line(entry))
@@ -59,6 +65,8 @@ def entry_of(step: Step, loss: float, skipped_because: str) -> dict[str, Any]:
         "loss": loss,
         "val_loss": step.held_out_loss,
         "bpb": step.bits_per_byte,
+        "gap": step.gap,
+        "memorized": step.memorized,
         "lr": step.learning_rate,
         "grad_norm": step.grad_norm,
         "tokens": step.tokens,
@@ -71,12 +79,15 @@ def entry_of(step: Step, loss: float, skipped_because: str) -> dict[str, Any]:
 
 
 def _line(entry: dict[str, Any]) -> str:
-    # JSON knows no NaN or infinity; a skipped step's loss becomes null.
-    finite = {
+    return json.dumps(_finite(entry), allow_nan=False) + "\n"
+
+
+def _finite(entry: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows no NaN or infinity; a skipped step's loss becomes null."""
+    return {
         key: None if isinstance(value, float) and not abs(value) < float("inf") else value
         for key, value in entry.items()
     }
-    return json.dumps(finite, allow_nan=False) + "\n"
 
 
 def read_metrics(folder: Path | str) -> list[dict[str, Any]]:
