@@ -103,9 +103,18 @@ def built_by_kind(config: ModelConfig) -> dict[str, int]:
         "feed_forward": 0 if config.num_experts else feed_forwards,
         "expert": feed_forwards if config.num_experts else 0,
         "norm": size(*norms, decoder.norm) + qk_norms,
-        "embedding": size(decoder.embed_tokens),
+        "embedding": size(decoder.embed_tokens, decoder.embed_ngrams),
         "head": 0 if config.tie_word_embeddings else size(model.lm_head),
     }
+
+
+def test_tables_that_are_only_read():
+    config = ModelConfig(vocab_size=50, hidden_size=24, num_hidden_layers=1, ngram_sizes=(2, 3), ngram_vocab_size=70)
+    for tied, tables in ((True, 2 * 70), (False, 2 * 70 + 50)):
+        found = totals(config.replace(tie_word_embeddings=tied))
+        assert found.active == found.total
+        assert found.active - found.active_without_input_embedding == tables * 24
+    assert {kind: count.total for kind, count in count_by_kind(config).items()} == built_by_kind(config)
 
 
 @pytest.mark.slow

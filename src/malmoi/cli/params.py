@@ -1,32 +1,62 @@
 """`malmoi params`: the parameters of a model, all four kinds that people mean by the word.
 
-1. *Positional*: how the model knows where a token stands. Rotary ones are computed; GPT-2 learns a table.
-2. *Learned*: the numbers that training sets; by module, with shapes and shares.
+1. *Positional*: how the model knows where a token stands. Rotary ones are computed; GPT-1 to GPT-3 learn a table.
+2. *Learned*: the numbers that training sets; by kind and by tensor, with shapes, shares and bytes.
 3. *Hyperparameters*: what was chosen for training (learning rate, batch, dropout ...).
 4. *Configuration*: what was chosen for the network and for generation.
 
-No weight is read for it: the network is laid out on torch's "meta" device, which has shapes and no memory.
+Nothing is built and no weight is read for it: the closed form of `malmoi.plan.counts` answers for 170 trillion
+parameters as fast as for a million. Only `--kind positional` looks at weights, and only at a learned table of places.
 """
 
 from __future__ import annotations
 
-import math
-import re
+import json
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from malmoi.cli.console import console, count, print_json, short, table
+from malmoi.cli.console import language, print_json
+from malmoi.cli.explain import Language
 from malmoi.cli.folders import RECIPE, model_folder
-from malmoi.config import ModelConfig, Recipe, TrainConfig
+from malmoi.config import MalmoiError, ModelConfig, Recipe, TrainConfig
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+
+CONVENTION = (
+    "active: what one token passes, the input embedding included; active_without_input_embedding: without the table "
+    "from which each token only reads one row (a tied table is the output table too, and stays in)"
+)
+
+
+class Part(str, Enum):
+    """What `--kind` may show alone: the kinds of learned tensors, and the two kinds that nobody learns."""
+
+    positional = "positional"
+    attention = "attention"
+    feed_forward = "feed_forward"
+    expert = "expert"
+    norm = "norm"
+    embedding = "embedding"
+    head = "head"
+    hyper = "hyper"
+    configuration = "configuration"
 
 
 @app.command()
 def params(
-    model: Annotated[str, typer.Argument(help="A model folder, a run's folder, a size (nano ... large) or gpt2[-xl].")],
+    model: Annotated[
+        str | None,
+        typer.Argument(help="A model folder, a run's folder, or a preset's name: nano, gpt2-xl, gpt4 (see --list)."),
+    ] = None,
+    kind: Annotated[Part | None, typer.Option(help="Only this kind; positional explains and draws places.")] = None,
+    listing: Annotated[bool, typer.Option("--list", help="List every preset with its size.")] = False,
+    png: Annotated[
+        Path | None, typer.Option(help="Where --kind positional draws its picture (positions.png by default).")
+    ] = None,
+    lang: Annotated[Language | None, typer.Option(help="Language; otherwise the environment's (LANG).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the parameters of a model: positional, learned, hyperparameters and configuration.
@@ -35,33 +65,125 @@ def params(
 
     \b
     malmoi params runs/quickstart
-    malmoi params gpt2 --json
+    malmoi params --list
+    malmoi params gpt4 --json
+    malmoi params gpt-oss-20b --kind positional
     """
-    found = describe(model)
-    print_json(found) if as_json else _show(found)
+    chosen = lang.value if lang else language()
+    if png is not None and kind is not Part.positional:
+        raise MalmoiError("--png draws what positions do: add --kind positional.")
+    if listing:
+        _list(chosen, as_json)
+        return
+    if model is None:
+        raise MalmoiError(
+            "Which model? A folder or a preset's name, such as nano or gpt3-175b; all: malmoi params --list."
+        )
+    if kind is Part.positional:
+        from malmoi.cli.params_positions import tell
+
+        tell(model, png, chosen, as_json)
+        return
+    found = describe(model, kind.value if kind else None, chosen)
+    if as_json:
+        print_json(found)
+        return
+    from malmoi.cli.params_page import show
+
+    show(found, chosen)
 
 
-def describe(name: str) -> dict[str, Any]:
-    """All four kinds as plain data: `positional`, `learned`, `hyperparameters`, `configuration`."""
-    config, training, generation, origin = _read(name)
-    learned = _learned(config)
-    return {
+def describe(name: str, kind: str | None = None, language: str = "en") -> dict[str, Any]:
+    """All four kinds as plain data, or one `kind` of them.
+
+    `total`, `active`, `active_without_input_embedding` and `by_kind` ({kind: total, active, share}) stand first; then
+    `bytes`, `tensors`, `positional`, `hyperparameters`, `configuration`, and `about` where the model is a preset.
+    """
+    from malmoi.plan import deepseek
+
+    if name == deepseek.NAME:
+        return _only(deepseek_counts(), kind)
+    config, training, generation, origin = read(name)
+    found = {
         "model": name,
-        "positional": _positional(config),
-        "learned": learned,
+        "about": _about(name, language),
+        **counted(config),
+        "positional": positional(config),
         "hyperparameters": {"from": origin, **(training.model_dump(mode="json") if training else {})},
         "configuration": {"model": config.model_dump(mode="json"), "generation": generation},
     }
+    return _only({key: value for key, value in found.items() if value is not None}, kind)
 
 
-def _read(name: str) -> tuple[ModelConfig, TrainConfig | None, dict[str, Any], str]:
+def _only(found: dict[str, Any], kind: str | None) -> dict[str, Any]:
+    """What stays of a description when only one kind is asked for."""
+    if kind is None:
+        return found
+    part = {Part.hyper.value: "hyperparameters", Part.configuration.value: "configuration"}.get(kind)
+    if part and part not in found:
+        raise MalmoiError(f"{found['model']}: is counted in closed form only and has no {part}.")
+    if part:
+        return {"model": found["model"], part: found[part]}
+    kept = {key: found[key] for key in found if key in ("model", "about", "total", "active")}
+    kept["by_kind"] = {kind: found["by_kind"][kind]}
+    kept["tensors"] = [tensor for tensor in found["tensors"] if tensor["kind"] == kind]
+    return kept
+
+
+def counted(config: ModelConfig) -> dict[str, Any]:
+    """The learned parameters: sums, kinds, bytes, tensors."""
+    from malmoi.plan import counts
+
+    totals, by_kind = counts.totals(config), counts.count_by_kind(config)
+    return {
+        **totals._asdict(),
+        "active_convention": CONVENTION,
+        "tied_embeddings": config.tie_word_embeddings,
+        "by_kind": {kind: {**count._asdict(), "share": count.total / totals.total} for kind, count in by_kind.items()},
+        "bytes": counts.storage(config),
+        "tensors": [
+            {**tensor._asdict(), "shape": list(tensor.shape), "share": tensor.parameters / totals.total}
+            for tensor in counts.tensors(config)
+        ],
+    }
+
+
+def deepseek_counts() -> dict[str, Any]:
+    """What is known of DeepSeek-V3, which is counted and cannot be built here."""
+    from malmoi.plan import deepseek
+
+    totals, by_kind = deepseek.deepseek_v3_totals(), deepseek.deepseek_v3()
+    return {
+        "model": deepseek.NAME,
+        "about": {
+            "published": "Everything: the released configuration (671B) and arXiv 2412.19437.",
+            "conjecture": "Nothing. Counted in closed form: Malmoi has no latent attention and cannot build it.",
+        },
+        **totals._asdict(),
+        "active_convention": CONVENTION,
+        "tied_embeddings": False,
+        "by_kind": {kind: {**count._asdict(), "share": count.total / totals.total} for kind, count in by_kind.items()},
+        "multi_token_prediction": deepseek.multi_token_prediction(),
+        "bytes": {"fp32": 4 * totals.total, "bf16": 2 * totals.total},
+        "tensors": [],
+    }
+
+
+def read(name: str) -> tuple[ModelConfig, TrainConfig | None, dict[str, Any], str]:
     """The model's configuration, its training settings where they are known, its generation settings, and whence."""
     from malmoi import presets
 
-    if not Path(name).exists() and "/" not in name:
+    if _is_preset(name):
         config = presets.preset(name)
         training = presets.train_defaults(name) if name in presets.SIZES else None
-        return config, training, {}, "the size's defaults" if training else "unknown: a published model"
+        return (
+            config,
+            training,
+            {},
+            "the size's defaults"
+            if training
+            else "none: this preset says how the model is made, not how it was trained",
+        )
     from malmoi.formats import huggingface
 
     folder = model_folder(name)
@@ -71,13 +193,22 @@ def _read(name: str) -> tuple[ModelConfig, TrainConfig | None, dict[str, Any], s
     generation_file = Path(folder) / "generation_config.json"
     generation: dict[str, Any] = {}
     if generation_file.is_file():
-        import json
-
         generation = json.loads(generation_file.read_text(encoding="utf-8"))
     return config, training, generation, str(recipes[0]) if recipes else "unknown: no recipe.yaml beside the model"
 
 
-def _positional(config: ModelConfig) -> dict[str, Any]:
+def _is_preset(name: str) -> bool:
+    return not Path(name).exists() and "/" not in name
+
+
+def _about(name: str, language: str) -> dict[str, str] | None:
+    from malmoi import presets
+
+    return presets.about(name, language)._asdict() if _is_preset(name) else None
+
+
+def positional(config: ModelConfig) -> dict[str, Any]:
+    """How the model knows places, as far as the configuration says it; more: `--kind positional`."""
     if config.positions == "learned":
         return {
             "kind": "learned",
@@ -85,79 +216,45 @@ def _positional(config: ModelConfig) -> dict[str, Any]:
             "places": config.max_position_embeddings,
             "learned_parameters": config.max_position_embeddings * config.hidden_size,
         }
-    theta, pairs = config.rope_parameters.rope_theta, config.head_dim // 2
-    wavelengths = [2 * math.pi * theta ** (index / pairs) for index in range(pairs)]
+    rope = config.rope_parameters
     return {
         "kind": "rotary",
         "what": "pairs of numbers of each query and key are turned by an angle that grows with the place",
         "places": config.max_position_embeddings,
         "learned_parameters": 0,
-        "theta": theta,
-        "pairs_per_head": pairs,
-        "wavelengths_in_tokens": [round(wavelengths[0], 2), round(wavelengths[-1], 2)],
+        "theta": rope.rope_theta,
+        "pairs_per_head": config.head_dim // 2,
+        **({"stretched": rope.model_dump(exclude={"rope_theta"})} if rope.rope_type != "default" else {}),
     }
 
 
-def _learned(config: ModelConfig) -> dict[str, Any]:
-    """Every tensor, the layers' equal ones on one line: name, shape, how many, their sum and share."""
-    import torch
+def _list(chosen: str, as_json: bool) -> None:
+    """Every preset on one line."""
+    from malmoi import presets
+    from malmoi.plan import counts
 
-    from malmoi.model.gpt import GPT4LMHeadModel
-
-    with torch.device("meta"):
-        network = GPT4LMHeadModel(config)
-    total = network.num_parameters()
-    groups: dict[tuple[str, tuple[int, ...]], int] = {}
-    for name, parameter in network.named_parameters():
-        pattern = re.sub(r"\.(layers|experts)\.\d+\.", r".\1.*.", name)
-        pattern = re.sub(r"\.(experts)\.\d+\.", r".\1.*.", pattern)
-        key = (pattern, tuple(parameter.shape))
-        groups[key] = groups.get(key, 0) + 1
-    tensors = [
-        {
-            "name": name,
-            "shape": list(shape),
-            "copies": copies,
-            "parameters": math.prod(shape) * copies,
-            "share": math.prod(shape) * copies / total,
-        }
-        for (name, shape), copies in groups.items()
-    ]
-    return {"total": total, "tied_embeddings": config.tie_word_embeddings, "tensors": tensors}
-
-
-def _show(found: dict[str, Any]) -> None:
-    screen = console()
-    learned, positional = found["learned"], found["positional"]
-    screen.print(f"[bold]1. Positional[/bold]: {positional['kind']}, {positional['what']}")
-    rows = [(key, value) for key, value in positional.items() if key not in ("kind", "what")]
-    screen.print(table(("", ""), rows))
-    screen.print(f"[bold]2. Learned[/bold]: {count(learned['total'])} ({short(learned['total'])}) numbers")
-    rows = [
-        (
-            item["name"],
-            " x ".join(map(str, item["shape"])),
-            item["copies"],
-            count(item["parameters"]),
-            f"{item['share']:.2%}",
+    rows = []
+    for name in presets.NAMES:
+        config = presets.preset(name)
+        rows.append(
+            {
+                "model": name,
+                **counts.totals(config)._asdict(),
+                "layers": config.num_hidden_layers,
+                "width": config.hidden_size,
+                "heads": config.num_attention_heads,
+                "experts": config.num_experts,
+                "context": config.max_position_embeddings,
+                "vocabulary": config.vocab_size,
+                **presets.about(name, chosen)._asdict(),
+            }
         )
-        for item in learned["tensors"]
-    ]
-    screen.print(table(("module", "shape", ">copies", ">parameters", ">share"), rows))
-    if learned["tied_embeddings"]:
-        screen.print("lm_head.weight is model.embed_tokens.weight itself (tied) and counts once.\n")
-    hyper = found["hyperparameters"]
-    screen.print(f"[bold]3. Hyperparameters[/bold] ({hyper['from']})")
-    if len(hyper) > 1:
-        screen.print(table(("setting", "value"), [(key, value) for key, value in hyper.items() if key != "from"]))
-    screen.print("[bold]4. Configuration[/bold]")
-    for part, values in found["configuration"].items():
-        if values:
-            screen.print(table((part, "value"), [(key, _cell(value)) for key, value in values.items()]))
-    screen.print("What one of them means: malmoi explain NAME")
+    whole = deepseek_counts()
+    closed_form = {key: whole[key] for key in ("model", "total", "active", "active_without_input_embedding")}
+    rows.append({**closed_form, **whole["about"]})
+    if as_json:
+        print_json(rows)
+        return
+    from malmoi.cli.params_page import show_list
 
-
-def _cell(value: Any) -> str:
-    if isinstance(value, list) and len(set(map(str, value))) == 1 and len(value) > 1:
-        return f"{value[0]} x {len(value)}"
-    return str(value)
+    show_list(rows, chosen)

@@ -101,7 +101,9 @@ def _line(axes: Any, height: float, label: str, colour: str) -> None:
 def _hands(figure: Any, axes: Any, places: Rotary, context: int) -> None:
     tokens = torch.arange(min(_HANDS, context), dtype=torch.float32)
     picture = (tokens * (2 * math.pi / torch.tensor(places.wavelengths))[:, None]).cos()  # (P, T)
-    image = axes.imshow(picture, aspect="auto", cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest", origin="lower")
+    image = axes.imshow(
+        picture.numpy(), aspect="auto", cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest", origin="lower"
+    )
     axes.set(title=f"The clock hands at the first {len(tokens)} places", xlabel="place", ylabel="pair of a head")
     figure.colorbar(image, ax=axes, label="cosine of the angle", ticks=[-1, 0, 1], shrink=0.9)
 
@@ -111,8 +113,8 @@ def _similarity(axes: Any, places: Rotary, context: int) -> None:
     similarity = places.similarity(distances)
     nearness = (-((distances.log()[:, None] - distances.log()) ** 2) / 0.02).exp()  # of points on this axis
     mean = nearness @ similarity / nearness.sum(dim=1)
-    axes.plot(distances, similarity, color=_SEEN[1], linewidth=0.9)
-    axes.plot(distances, mean, color=BLUE, linewidth=2)
+    axes.plot(distances.numpy(), similarity.numpy(), color=_SEEN[1], linewidth=0.9)
+    axes.plot(distances.numpy(), mean.numpy(), color=BLUE, linewidth=2)
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.set_xscale("log")
     axes.set(
@@ -121,13 +123,13 @@ def _similarity(axes: Any, places: Rotary, context: int) -> None:
 
 
 def _cosines(figure: Any, axes: Any, table: Learned, context: int) -> None:
-    image = axes.imshow(table.cosines, cmap="RdBu_r", vmin=-1, vmax=1, extent=(0, context, context, 0))
+    image = axes.imshow(table.cosines.numpy(), cmap="RdBu_r", vmin=-1, vmax=1, extent=(0, context, context, 0))
     axes.set(title="Cosine between the vectors of two places", xlabel="place", ylabel="place")
     figure.colorbar(image, ax=axes, label="cosine", ticks=[-1, 0, 1], shrink=0.9)
 
 
 def _norms(axes: Any, table: Learned) -> None:
-    axes.plot(table.norms, color=BLUE, linewidth=1.2)
+    axes.plot(table.norms.numpy(), color=BLUE, linewidth=1.2)
     axes.set(title="Length of each place's vector", xlabel="place", ylabel="length")
     axes.set_ylim(0, float(table.norms.max()) * 1.08)
     axes.margins(x=0.01)
@@ -135,7 +137,7 @@ def _norms(axes: Any, table: Learned) -> None:
 
 def _by_distance(axes: Any, table: Learned) -> None:
     distances = torch.arange(len(table.by_distance)) * table.stride
-    axes.plot(distances, table.by_distance, color=BLUE, linewidth=1.8)
+    axes.plot(distances.numpy(), table.by_distance.numpy(), color=BLUE, linewidth=1.8)
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.set(title="How alike two places look", xlabel="tokens apart", ylabel="mean cosine")
 
@@ -156,7 +158,9 @@ def _sight(axes: Any, found: Positions) -> None:
         seen = torch.where(back >= 0, 1.0, seen)
     if window:
         seen = torch.where((back >= 0) & (back < window), 2.0, seen)
-    axes.imshow(seen, cmap=ListedColormap(_SEEN), vmin=0, vmax=2, extent=(0, shown, shown, 0), interpolation="nearest")
+    axes.imshow(
+        seen.numpy(), cmap=ListedColormap(_SEEN), vmin=0, vmax=2, extent=(0, shown, shown, 0), interpolation="nearest"
+    )
     legend = [Patch(color=_SEEN[2], label=f"window of {window:,} ({len(windows)} layers)")] if window else []
     if full:
         legend.append(Patch(color=_SEEN[1], label=f"whole past ({found.windows.count(None)} layers)"))

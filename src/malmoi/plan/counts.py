@@ -66,14 +66,12 @@ def kind_of(name: str) -> Kind:
     """The kind of a learned tensor by its name in the model.
 
     `norm` includes the norms of queries and keys; `expert` includes the router, which exists only where experts do;
-    `attention` includes sinks.
+    `attention` includes sinks; `embedding` includes tables of n-grams.
     """
     if name.startswith("lm_head."):
         return "head"
-    if ".embed_tokens." in name:
-        return "embedding"
-    if ".embed_positions." in name:
-        return "positional"
+    if name.startswith("model.embed_"):
+        return "positional" if ".embed_positions." in name else "embedding"
     if "norm" in name:
         return "norm"
     if ".self_attn." in name:
@@ -113,7 +111,8 @@ def totals(config: ModelConfig) -> Totals:
     """The sums over all kinds. See this module's text for the two meanings of "active"."""
     counts = count_by_kind(config)
     active = sum(count.active for count in counts.values())
-    only_read = 0 if config.tie_word_embeddings else counts["embedding"].active
+    table = config.vocab_size * config.hidden_size
+    only_read = counts["embedding"].active - (table if config.tie_word_embeddings else 0)
     return Totals(sum(count.total for count in counts.values()), active, active - only_read)
 
 
