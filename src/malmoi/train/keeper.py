@@ -30,6 +30,17 @@ class Keeper:
     saved_step: int = -1
     best_weights: dict[str, Tensor] | None = None  # only where there is no folder to keep them in
 
+    def newest(self, on_skip: Callable[[str], None]) -> Path | None:
+        """The newest whole checkpoint of the run."""
+        return checkpoint.latest(self.folder, on_skip) if self.folder is not None else None
+
+    def load(self, path: Path) -> None:
+        """Take up the weights and the optimizers' state of a checkpoint."""
+        checkpoint.load(path, self.model, self.optimizer)
+
+    def finish(self) -> None:
+        """Wait until everything that was saved is on the disk; it always is, where saving is not left to a thread."""
+
     def make_room(self, best: int | None, step: int) -> dict[str, float]:
         """Clear away what is not needed and what comes after `step`; the sizes, in MB, of what will be written.
 

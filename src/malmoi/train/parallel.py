@@ -97,11 +97,10 @@ class Parts:
 
         Sums over parameters are taken on every process, weighted by this, and added up over all of them.
         """
-        cuts = [placement.is_shard() for placement in parameter.placements] if isinstance(parameter, DTensor) else []
-        mesh = parameter.device_mesh if isinstance(parameter, DTensor) else None
         parts = 1
-        for dim, is_cut in enumerate(cuts):
-            parts *= mesh.size(dim) if is_cut and mesh is not None else 1
+        if isinstance(parameter, DTensor):
+            for dim, place in enumerate(parameter.placements):
+                parts *= 1 if place.is_replicate() else parameter.device_mesh.size(dim)
         parts *= self.grid.expert if name in self.experts else 1
         holders = self.grid.rows * self.grid.tensor / parts
         return 1 / (holders * (2 if self.tie is not None and name in (TABLE, HEAD) else 1))

@@ -63,6 +63,16 @@ def read(path: Path, parts: Parts, optimizer: ShardedOptimizers | None) -> None:
         raise MalmoiError(f"{path}: does not fit this model: {_last_line(error)}") from error
 
 
+def write_weights(path: Path, parts: Parts) -> None:
+    """Write the weights alone, for `read_whole`; collective."""
+    writer = HuggingFaceStorageWriter(str(path / checkpoint.SHARDS), save_distributed=True)
+    (path / checkpoint.SHARDS).mkdir(parents=True, exist_ok=True)
+    try:
+        dcp.save(tensors_of(parts, None), storage_writer=writer)
+    except Exception as error:
+        raise MalmoiError(f"{path.parent}: the model could not be written: {_last_line(error)}") from error
+
+
 def read_whole(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The weights and the optimizers' state of a sharded checkpoint as whole tensors, in a process by itself."""
     reader = _reader(path)

@@ -54,7 +54,7 @@ class ShardedMuon(Muon):
 
 def _cut_between_matrices(owner: DTensor) -> bool:
     """A stack of matrices of which each process holds some, each whole."""
-    return owner.ndim == 3 and all(not place.is_shard() or place.is_shard(0) for place in owner.placements)
+    return owner.ndim == 3 and all(place.is_replicate() or place.is_shard(0) for place in owner.placements)
 
 
 class ShardedOptimizers(Optimizers):
