@@ -13,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers, processors
 
+from malmoi import GPT4Tokenizer
 from malmoi.config import MalmoiError
 from malmoi.data import shards
 from malmoi.data.corpus import Document
@@ -89,6 +91,24 @@ def test_what_is_given_is_read_but_not_learned(tokenizer, tmp_path, text):
     assert learned.decode() == text[first:second]
     assert mask[-1] == 1  # to stop is learned
     assert made.loss_mask(1).all()
+
+
+def test_what_is_given_is_found_behind_what_a_tokenizer_from_elsewhere_puts_first(tmp_path):
+    """Llama 2's kind begins every text with <s> and a space."""
+    text = "question? answer"
+    pieces = ["<unk>", "<s>", "</s>", "▁", *sorted({*text} - {" "})]
+    inner = Tokenizer(models.BPE(vocab={piece: index for index, piece in enumerate(pieces)}, merges=[]))
+    inner.add_special_tokens(pieces[:3])
+    inner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    inner.decoder = decoders.Sequence(steps)
+    inner.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer = GPT4Tokenizer(inner, {"eos_token": "</s>"})
+    made = build([Document(text=text, given=((0, text.index(" ")),))], tokenizer, tmp_path / "tokens")
+    ids, mask = made.ids(0), made.loss_mask(0)
+    assert ids[0] == 1 and mask[0] == 0
+    assert tokenizer.decode([token for token, bit in zip(ids, mask, strict=True) if not bit][1:]) == "question?"
+    assert b"".join(tokenizer.token_bytes(token) for token in ids[mask == 1]) == b" answer</s>"
 
 
 def test_the_ruler_measures_text(tokenizer, tmp_path):

@@ -285,15 +285,17 @@ def _encode(batch: list[Document], tokenizer: Any) -> tuple[list[Sequence[int]],
 
 def _learned(document: Document, ids: Sequence[int], tokenizer: Any) -> Sequence[int]:
     """The loss mask of a text with given parts: 0 for tokens that begin in one."""
-    mask, place, begin = [1] * len(ids), 0, 0  # place: how many bytes of the text the tokens before have covered
+    control = set(tokenizer.special_tokens.values())  # one that begins every text, in some tokenizers, covers nothing
+    mask, begin = [1] * len(ids), 0
+    place = -int(tokenizer.adds_first_space)  # how many bytes of the text the tokens before have covered
     ends = [tuple(len(document.text[:edge].encode()) for edge in span) for span in document.given]
     for index, token in enumerate(ids[:-1]):
-        while begin < len(ends) and place >= ends[begin][1]:
+        while begin < len(ends) and max(place, 0) >= ends[begin][1]:
             begin += 1
         if begin == len(ends):
             break
-        mask[index] = int(place < ends[begin][0])
-        place += len(tokenizer.token_bytes(token))
+        mask[index] = int(max(place, 0) < ends[begin][0])
+        place += 0 if token in control else len(tokenizer.token_bytes(token))
     return mask
 
 
