@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import io
 import json
 import logging
 import os
@@ -78,6 +79,8 @@ def benchmarks(
                 apply_chat_template=chat,
                 fewshot_as_multiturn=chat,
             )
+        except MalmoiError:
+            raise
         except (AssertionError, KeyError, TypeError, ValueError) as error:
             raise MalmoiError(f"The questions could not be asked: {type(error).__name__}: {error}") from error
     results: dict[str, Any] = {
@@ -107,9 +110,8 @@ def _quiet() -> Iterator[None]:
     log.setLevel(logging.CRITICAL)
     os.environ["DISABLE_MULTIPROC"] = "1"  # no worker processes for the bootstrap
     try:
-        with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
-            with contextlib.redirect_stderr(nowhere):
-                yield
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
         log.setLevel(before)
         if workers is None:
@@ -189,9 +191,8 @@ def _set_shots(name: str, task: Any, wish: int | None) -> None:
     task.set_config(key="num_fewshot", value=shots or 0)
     task.set_fewshot_seed(seed=_FEWSHOT_SEED)
     if shots and len(task.sampler.df) <= shots:
-        raise MalmoiError(
-            f"{name}: {shots} examples are asked for, but its data hold {len(task.sampler.df)} to choose from."
-        )
+        have = len(task.sampler.df)
+        raise MalmoiError(f"{name}: {shots} solved examples before each question, but its data hold only {have}.")
 
 
 def _measures(name: str, found: Mapping[str, Any]) -> dict[str, Any]:

@@ -183,7 +183,10 @@ class Backend:
         readings: dict[tuple[int, ...], list[int]] = {}
         for place, (_texts, head, tail) in enumerate(requests):
             if len(tail) > self.max_length:
-                raise MalmoiError(f"An answer of {len(tail)} tokens does not fit the context of {self.max_length}.")
+                raise MalmoiError(
+                    f"An answer of {len(tail)} tokens does not fit this model's context of {self.max_length}: this "
+                    "task needs a model with a longer one."
+                )
             readings.setdefault(tuple((head + tail)[-self.max_length - 1 : -1]), []).append(place)
         answers: dict[int, tuple[float, bool]] = {}
         for batch in self._batches(sorted(readings, key=len, reverse=True), len):
