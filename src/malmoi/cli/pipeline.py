@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from malmoi.cli import transfer
+from malmoi.cli import preparing, transfer
 from malmoi.cli.folders import MODEL, RECIPE, TOKENS, model_folder
 from malmoi.cli.tokenizer import document_texts
 from malmoi.config import DataConfig, GenerationConfig, MalmoiError, ModelConfig, Recipe, SourceConfig, TrainConfig
@@ -94,19 +94,34 @@ def run(recipe: Recipe, folder: str | Path, *, resume: bool = False, show: Show 
     Raises `MalmoiError` for settings, files and folders that cannot work, before anything is written where that is
     possible.
     """
+    from malmoi.train import world as worlds
+
     folder = Path(folder)
     settings = resolve(recipe)
-    check_folder(folder, resume)
+    world = worlds.of(recipe)
+    if recipe.start_from is None:
+        planned = _model_config(recipe, settings.recipe.size, settings.vocab_size, settings.train)
+        world.check(recipe.parallel, planned, settings.train)
+    restarted = worlds.restarted()
+    resume = resume or (restarted and (folder / RECIPE).is_file())
+    if world.first and not restarted:
+        check_folder(folder, resume)
     if resume:
         transfer.check_resumed(recipe, folder)
-    is_new = not resume
+    is_new = not resume and world.first
     try:
+        if not world.first:
+            world.wait()  # the first process reads the texts, the others what it made of them
         tokenizer = prepare_tokenizer(settings, folder, show)
         tokens = prepare_tokens(settings, folder, tokenizer, show)
+        if world.first:
+            world.wait()
         model = build_model(settings, tokenizer)
-        batches, held_out = build_batches(settings, tokens, folder)
         show(Stage("model", _described(model)))
-        write_recipe(settings, model, folder)
+        if world.first:
+            write_recipe(settings, model, folder)
+        world.take(model, recipe.parallel, settings.train)
+        batches, held_out = build_batches(settings, tokens, folder, *world.rows)
     except BaseException:
         if is_new:
             shutil.rmtree(folder, ignore_errors=True)
@@ -125,11 +140,14 @@ def run(recipe: Recipe, folder: str | Path, *, resume: bool = False, show: Show 
         resume=resume,
         tokenizer=tokenizer,
         recipe=recipe,
+        world=world,
     ):
         show(last)
     interrupted = last is not None and "interrupted" in last.events
-    finished = None if interrupted else save_model(model, tokenizer, settings, folder, show)
-    return Result(folder, finished, last, model.num_parameters(), tokens.train.num_tokens, interrupted)
+    whole = None if interrupted else world.whole(model, folder)
+    finished = save_model(whole, tokenizer, settings, folder, show) if whole is not None else None
+    world.leave()
+    return Result(folder, finished, last, world.num_parameters(model), tokens.train.num_tokens, interrupted)
 
 
 # ---- settings -------------------------------------------------------------------------------------------------------
@@ -182,6 +200,8 @@ def _model_config(recipe: Recipe, size: str | None, vocab_size: int, train: Trai
 
 def check_folder(folder: Path, resume: bool) -> None:
     """A run never writes over another one."""
+    if preparing.is_unfinished(folder):
+        return
     if resume:
         if not (folder / RECIPE).is_file():
             raise MalmoiError(f"{folder}: there is no run here to go on with (no {RECIPE}).")
@@ -212,7 +232,9 @@ def prepare_tokenizer(settings: Settings, folder: Path, show: Show) -> GPT4Token
         tokenizer = learn(
             document_texts(sample), settings.vocab_size, sample_bytes=SAMPLE_BYTES, seed=settings.train.seed
         )
-    tokenizer.save_pretrained(folder / TOKENIZER)
+    aside = folder / f".{TOKENIZER}.building-{os.getpid()}"  # its files appear together or not at all
+    tokenizer.save_pretrained(aside)
+    aside.rename(folder / TOKENIZER)
     return tokenizer
 
 
@@ -275,8 +297,13 @@ def _described(model: GPT4LMHeadModel) -> str:
     return f"{said}; an adapter on {matrices} matrices" if matrices else said
 
 
-def build_batches(settings: Settings, tokens: TokenFile, folder: Path) -> tuple[Any, Any]:
-    """Training batches by the recipe's mixture, and held-out batches (None where nothing is held out)."""
+def build_batches(
+    settings: Settings, tokens: TokenFile, folder: Path, part: int = 0, parts: int = 1
+) -> tuple[Any, Any]:
+    """Training batches by the recipe's mixture, and held-out batches (None where nothing is held out).
+
+    Of the training batches only the rows of one of `parts` processes that share them.
+    """
     from malmoi.data.batches import Batches, held_out_batches
     from malmoi.data.mixture import Mixture
     from malmoi.data.tokenfile import TokenFile
@@ -284,7 +311,13 @@ def build_batches(settings: Settings, tokens: TokenFile, folder: Path) -> tuple[
     data, train = settings.recipe.data, settings.train
     shape = (train.sequence_length, train.per_device_train_batch_size)
     mixed = any(source.weight is not None or source.epochs is not None for source in data.sources)
-    batches = Batches(Mixture.from_config(tokens, data) if mixed else tokens.train, *shape, seed=train.seed)
+    batches = Batches(
+        Mixture.from_config(tokens, data) if mixed else tokens.train,
+        *shape,
+        seed=train.seed,
+        rank=part,
+        world_size=parts,
+    )
     measured = TokenFile.open(folder / VALIDATION).view() if data.validation else tokens.held_out
     if len(measured) == 0:
         return batches, None

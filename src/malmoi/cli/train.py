@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from malmoi.cli import preparing
 from malmoi.cli.console import console, duration, setting
 from malmoi.cli.data import unescaped
 from malmoi.cli.folders import ADAPTER, RECIPE, model_folder
@@ -75,9 +77,9 @@ def train(
     if resume and recipe is None and not data:
         if out is None:
             raise MalmoiError("--resume needs to know which run: malmoi train --resume --out runs/NAME")
-        if not (out / RECIPE).is_file():
+        if not preparing.recipe_in(out).is_file():
             raise MalmoiError(f"{out}: there is no run here to go on with (no {RECIPE}).")
-        recipe = out / RECIPE
+        recipe = preparing.recipe_in(out)
     if recipe is None and not data and start_from is not None:
         given["data"] = _data_of(start_from)
     made = _recipe(recipe, data, field, template, {**given, **_assignments(changes or [])})
@@ -88,6 +90,10 @@ def _run(recipe: Recipe, folder: Path, resume: bool) -> None:
     from malmoi.cli.pipeline import run
     from malmoi.cli.progress import Screen
 
+    if int(os.environ.get("RANK", "0")):  # one of a job's other processes: the first one speaks for all
+        if run(recipe, folder, resume=resume).interrupted:
+            raise typer.Exit(130)
+        return
     with Screen() as screen:
         result = run(recipe, folder, resume=resume, show=screen)
     say = console()

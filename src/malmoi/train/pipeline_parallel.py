@@ -21,7 +21,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleInterleaved1F1B
 
 from malmoi.model.attention import Sight
 from malmoi.model.block import Block
@@ -110,6 +109,9 @@ class Pipeline:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         """`mesh` is the pipeline's axis; `shape` (B, T, D) and `dtype` those of an activation of this process."""
+        # Imported here: it brings torch's compiler along, which takes seconds that only a pipeline should pay.
+        from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleInterleaved1F1B
+
         self.stages, self.grid = stages, grid
         self.group, self.shape, self.dtype = mesh.get_group(), shape, dtype
         device = next(next(iter(stages.values())).parameters()).device

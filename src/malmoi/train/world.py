@@ -3,7 +3,7 @@
 The training loop asks its world to build the optimizers, to make a step, to measure, to keep and to write down; alone,
 that is what the files beside this one do; in a job, what they do together. The loop itself is the same.
 
-    world = of(recipe.parallel)                    joins the job, if there is one
+    world = of(recipe)                             joins the job, if there is one
     world.take(model, recipe.parallel, config)     cuts the model down to this process's part
     train(model, batches, config, world=world)
     whole = world.whole(model, folder)             the finished model, in the first process
@@ -15,12 +15,13 @@ from __future__ import annotations
 import math
 import os
 import shutil
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from malmoi.config import MalmoiError, ParallelConfig, TrainConfig
+from malmoi.config import MalmoiError, ModelConfig, ParallelConfig, Recipe, TrainConfig
 from malmoi.train import checkpoint, precision
 from malmoi.train.interruption import Interruption
 from malmoi.train.keeper import Keeper
@@ -29,6 +30,8 @@ from malmoi.train.optimizer import Optimizers, build
 from malmoi.train.precision import Precision
 from malmoi.train.record import Record
 from malmoi.train.step import StepResult, optimizer_step
+
+PATIENCE = timedelta(hours=24)  # for the first process to read all texts
 
 
 class Alone:
@@ -39,6 +42,9 @@ class Alone:
 
     def wait(self) -> None:
         """Until all processes are here."""
+
+    def check(self, parallel: ParallelConfig, model: ModelConfig, config: TrainConfig) -> None:
+        """Raise `MalmoiError` for a model and settings that these processes cannot share."""
 
     def take(self, model: Any, parallel: ParallelConfig, config: TrainConfig) -> None:
         """Take this process's part of a model."""
@@ -95,25 +101,31 @@ class Job(Alone):
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.first = self.rank == 0
+        self.patient = dist.new_group(backend="gloo", timeout=PATIENCE)
         self.team: Any = None
 
     def wait(self) -> None:
         import torch.distributed as dist
 
-        dist.barrier()
+        dist.barrier(group=self.patient)
 
-    def take(self, model: Any, parallel: ParallelConfig, config: TrainConfig) -> None:
-        from malmoi.train.cluster import Team
+    def check(self, parallel: ParallelConfig, model: ModelConfig, config: TrainConfig) -> None:
         from malmoi.train.layout import layout
-        from malmoi.train.parallel import build_mesh, parallelize
 
         try:
-            grid = layout(parallel, self.size, model.config, config)
+            self.grid = layout(parallel, self.size, model, config)
         except MalmoiError:
             if self.first:
                 raise
             raise SystemExit(1) from None  # all found the same; one of them says it
-        self.rows = (grid.rows_of(self.rank), grid.rows)
+        self.rows = (self.grid.rows_of(self.rank), self.grid.rows)
+
+    def take(self, model: Any, parallel: ParallelConfig, config: TrainConfig) -> None:
+        from malmoi.train.cluster import Team
+        from malmoi.train.parallel import build_mesh, parallelize
+
+        self.check(parallel, model.config, config)
+        grid = self.grid
         self.parallel, self.parameters = parallel, super().num_parameters(model)
         dtype = precision.resolve(config, self.device).compute
         parts = parallelize(model.to(self.device), grid, parallel, build_mesh(grid, self.device.type), dtype)
@@ -183,9 +195,12 @@ def restarted() -> bool:
     return started_together() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
-def of(parallel: ParallelConfig) -> Alone:
+def of(recipe: Recipe) -> Alone:
     """The world that this process is in. Raises `MalmoiError` where settings for a job meet a process by itself."""
+    parallel = recipe.parallel
     if started_together():
+        if recipe.lora is not None:
+            raise MalmoiError("lora is for one process: an adapter is small. Start it without torchrun.")
         return Job()
     if parallel != ParallelConfig():
         sizes = (parallel.data_parallel_shard or 1, parallel.data_parallel_replicate)
