@@ -106,9 +106,12 @@ def run(recipe: Recipe, folder: str | Path, *, resume: bool = False, show: Show 
     resume = resume or (restarted and (folder / RECIPE).is_file())
     if world.first and not restarted:
         check_folder(folder, resume)
-    if resume:
+    unfinished = preparing.is_unfinished(folder)
+    if resume and not unfinished:
         transfer.check_resumed(recipe, folder)
-    is_new = not resume and world.first
+    is_new = not resume and not unfinished and world.first
+    if world.first:
+        preparing.begin(folder, settings.recipe)
     try:
         if not world.first:
             world.wait()  # the first process reads the texts, the others what it made of them
@@ -120,6 +123,7 @@ def run(recipe: Recipe, folder: str | Path, *, resume: bool = False, show: Show 
         show(Stage("model", _described(model)))
         if world.first:
             write_recipe(settings, model, folder)
+            preparing.end(folder)
         world.take(model, recipe.parallel, settings.train)
         batches, held_out = build_batches(settings, tokens, folder, *world.rows)
     except BaseException:

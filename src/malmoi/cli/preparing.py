@@ -1,0 +1,65 @@
+"""What comes before training, and a process that is killed in the middle of it.
+
+Learning a tokenizer and tokenising can take hours, so what was finished of it is kept: each part appears whole or not
+at all. Until `recipe.yaml` says that all parts are there, the recipe lies in the folder under a hidden name; the same
+command, or `--resume`, then goes on. Another recipe begins anew. Files and folders that a killed process left half
+written carry hidden names, and are cleared away at the next start.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from malmoi.cli.folders import RECIPE
+from malmoi.config import Recipe
+
+PREPARING = ".preparing.yaml"
+PARTS = ("tokenizer", "tokens", "validation")
+# Names that our writers give to what is not finished: .tokens.building-71-0a1b2c3d, .config.yaml.0a1b2c3d4e5f.tmp
+HALF_WRITTEN = re.compile(
+    r"\.(.+)\.((building|old|writing)-\d+(-[0-9a-f]+)?|[0-9a-f]{8,}\.(tmp|saving)|\d+)|\.(writing|old)-.+"
+)
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Was preparing begun here and never ended?"""
+    return (folder / PREPARING).is_file() and not (folder / RECIPE).is_file()
+
+
+def recipe_in(folder: Path) -> Path:
+    """The recipe to go on with, finished preparing or not; it may not exist."""
+    return folder / PREPARING if is_unfinished(folder) else folder / RECIPE
+
+
+def begin(folder: Path, recipe: Recipe) -> None:
+    """Clear away what is half written; note the recipe, and drop the parts that were prepared for another one."""
+    from malmoi.tokens.folder import write_text
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in (folder, *(folder / part for part in (*PARTS, "model"))):
+        clear_half_written(place)
+    if (folder / RECIPE).is_file():
+        (folder / PREPARING).unlink(missing_ok=True)
+        return
+    note, text = folder / PREPARING, recipe.to_yaml()
+    if not note.is_file() or note.read_text(encoding="utf-8") != text:
+        for part in PARTS:
+            shutil.rmtree(folder / part, ignore_errors=True)
+        write_text(note, text)
+
+
+def end(folder: Path) -> None:
+    """All parts are there and `recipe.yaml` is written."""
+    (folder / PREPARING).unlink(missing_ok=True)
+
+
+def clear_half_written(folder: Path) -> None:
+    """Remove what writers of ours left in `folder` when they were killed; nothing else."""
+    for entry in list(folder.iterdir()) if folder.is_dir() else []:
+        if HALF_WRITTEN.fullmatch(entry.name):
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
