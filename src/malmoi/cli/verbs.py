@@ -20,6 +20,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "eval": ("evaluate", "Measure a model: answers by task, bits per byte of text."),
     "adapter": ("adapter", "Merge a LoRA adapter into its model."),
     "params": ("params", "All four kinds of parameters of a model, with counts."),
+    "export": ("export", "Write a model for llama.cpp, Ollama, transformers."),
     "explain": ("explain", "What a setting is, why, and what to try (en, ko)."),
 }
 
