@@ -10,8 +10,6 @@ from malmoi.cli.folders import model_folder
 from malmoi.config import MalmoiError, ModelConfig
 
 if TYPE_CHECKING:
-    import torch
-
     from malmoi.interpret.positions import Learned, Positions, Rotary
 
 WORDS = {
@@ -104,8 +102,8 @@ def tell(name: str, png: Path | None, language: str, as_json: bool) -> None:
         console().print(WORDS[language]["picture"].format(path=drawn), markup=False)
 
 
-def _table(name: str, config: ModelConfig) -> torch.Tensor | None:
-    """The learned table of places of a model folder."""
+def _table(name: str, config: ModelConfig) -> Any:
+    """The learned table of places (T, D) of a model folder; None where there is none."""
     if config.positions != "learned" or not Path(name).exists():
         return None
     from malmoi.model.gpt import GPT4LMHeadModel
