@@ -97,6 +97,21 @@ def test_a_lone_flag_half_is_shown_in_the_end():
     assert stream.finish() == "🇰"
 
 
+def test_the_spaces_at_the_edges_of_a_text_and_of_every_text_after_it():
+    words = [b" the", b" cat "]
+    for settings, shown in (
+        ({}, [" the", " cat ", ""]),
+        ({"strip_first_space": True}, ["the", " cat ", ""]),
+        ({"strip_last_space": True}, [" the", " cat", ""]),
+        ({"strip_last_space": True, "prefix": " "}, ["  the", " cat", ""]),
+    ):
+        stream = decoder(words, **settings)
+        for _ in range(2):  # `finish` makes it ready for another text
+            assert [stream.push(0), stream.push(1), stream.finish()] == shown
+    stream = decoder([b"a ", b"b "], strip_last_space=True)
+    assert [stream.push(0), stream.push(1), stream.push(0), stream.finish()] == ["a", " b", " a", ""]
+
+
 def test_skipped_tokens_are_nothing_and_do_not_break_a_character():
     first, second = "글".encode()[:1], "글".encode()[1:]
     stream = decoder([first, b"<|end|>", second], skip={1})
