@@ -1,6 +1,7 @@
 """Killed before training began: finished parts are kept, others cleared away, and the same command goes on."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,7 +17,7 @@ class KilledError(BaseException):
 def killed_at(monkeypatch, stage: str, recipe, folder: Path, resume=False) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, stage, lambda *_, **__: (_ for _ in ()).throw(KilledError()))
-        patch.setattr(pipeline.shutil, "rmtree", lambda *_, **__: None)
+        patch.setattr(pipeline, "shutil", SimpleNamespace(rmtree=lambda *_, **__: None))
         with pytest.raises(KilledError):
             pipeline.run(recipe, folder, resume=resume)
 
