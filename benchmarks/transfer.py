@@ -272,8 +272,8 @@ def report(results: dict[str, Any]) -> str:
         f"{LONGEST:,} with early stopping, its best moment kept. Learning rates: the size's own from scratch, and for "
         "the adapted ones the better of the two listed below; they and the moments were chosen on one half of the "
         f"validation pairs, and everything here is measured on the other half. LoRA has rank {LORA['r']} on all "
-        "projections. Each figure is the mean of the seeds, which differ in the order of the pairs and in what is drawn "
-        "at the start (all adapt one pretrained model); the single values follow in brackets.",
+        "projections. Each figure is the mean of the seeds, which differ in the order of the pairs and in what is "
+        "drawn at the start (all adapt one pretrained model); the single values follow in brackets.",
         "",
         "| | learned numbers | best step | pairs, bits/byte | French given English, bits/byte | BLEU | "
         "books, bits/byte |",
