@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -70,3 +71,15 @@ def together(size, module, function, *settings):
             log.close()
         assert all(process.returncode == 0 for process in crew), "\n-----\n".join(text[-3000:] for text in said)
         return [[json.loads(line) for line in out.read_text().splitlines()] for out in outs]
+
+
+@contextmanager
+def a_job_of_one(folder):
+    """Within this context the test's own process is a whole job."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()

@@ -17,6 +17,7 @@ one process in several, and an embedding table that two ends of a pipeline share
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -211,12 +212,21 @@ def _keep_the_dear(_context: Any, operation: Any, *_given: Any, **_named: Any) -
     return CheckpointPolicy.MUST_SAVE if operation in DEAR else CheckpointPolicy.PREFER_RECOMPUTE
 
 
+def _rows_mesh(mesh: DeviceMesh) -> DeviceMesh:
+    """The grid (replicate, shard) of the processes that read different rows."""
+    if mesh["expert"].size() == 1:
+        return mesh["replicate", "outer"]
+    axis(mesh, "outer", "expert")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a derived axis beside an original one is asked for by name, which will change
+        return mesh["replicate", "outer_expert"]
+
+
 def _shard(stages: Iterable[Stage], apart: set[nn.Parameter], mesh: DeviceMesh, dtype: torch.dtype) -> None:
     """Slice weights over the shard axis: gathered for one block at a time, gradients added up over all rows."""
-    axis(mesh, "outer", "expert")
     rounded = MixedPrecisionPolicy(param_dtype=None if dtype == torch.float32 else dtype, reduce_dtype=torch.float32)
     how: dict[str, Any] = {
-        "mesh": mesh["replicate", "outer_expert"],
+        "mesh": _rows_mesh(mesh),
         "mp_policy": rounded,
         "ignored_params": apart,
     }

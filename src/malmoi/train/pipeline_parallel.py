@@ -72,7 +72,7 @@ class Stage(nn.Module):
         hidden = self.decoder(x, position_ids, sight, None)
         if self.lm_head is None:
             return hidden
-        return token_cross_entropy(hidden, labels, self.lm_head, self.label_smoothing)[0].view(1)
+        return torch.stack([token_cross_entropy(hidden, labels, self.lm_head, self.label_smoothing)[0]])
 
 
 def split(model: GPT4LMHeadModel, grid: Layout, position: int, balance: Balance | None) -> dict[int, Stage]:

@@ -26,10 +26,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from malmoi.config import MalmoiError
 from malmoi.train import checkpoint
@@ -38,6 +35,13 @@ from malmoi.train.parallel import Parts, local
 from malmoi.train.sharded_optimizer import ShardedOptimizers
 
 FORM = 2  # of the manifest
+
+
+def _dcp() -> Any:
+    """torch's library; imported late, because it looks for other packages and takes its time."""
+    import torch.distributed.checkpoint
+
+    return torch.distributed.checkpoint
 
 
 def tensors_of(parts: Parts, optimizer: ShardedOptimizers | None) -> dict[str, Tensor]:
@@ -58,17 +62,17 @@ def read(path: Path, parts: Parts, optimizer: ShardedOptimizers | None) -> None:
     if optimizer is not None:
         optimizer.make_state(_shapes(reader))
     try:
-        dcp.load(tensors_of(parts, optimizer), storage_reader=reader)
+        _dcp().load(tensors_of(parts, optimizer), storage_reader=reader)
     except Exception as error:
         raise MalmoiError(f"{path}: does not fit this model: {_last_line(error)}") from error
 
 
 def write_weights(path: Path, parts: Parts) -> None:
     """Write the weights alone, for `read_whole`; collective."""
-    writer = HuggingFaceStorageWriter(str(path / checkpoint.SHARDS), save_distributed=True)
+    writer = _dcp().HuggingFaceStorageWriter(str(path / checkpoint.SHARDS), save_distributed=True)
     (path / checkpoint.SHARDS).mkdir(parents=True, exist_ok=True)
     try:
-        dcp.save(tensors_of(parts, None), storage_writer=writer)
+        _dcp().save(tensors_of(parts, None), storage_writer=writer)
     except Exception as error:
         raise MalmoiError(f"{path.parent}: the model could not be written: {_last_line(error)}") from error
 
@@ -79,23 +83,21 @@ def read_whole(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     whole = {name: torch.empty(size, dtype=dtype) for name, (size, dtype) in _shapes(reader).items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there is no process group is meant
-        dcp.load(whole, storage_reader=reader, no_dist=True)
+        _dcp().load(whole, storage_reader=reader, no_dist=True)
     weights = {name: tensor for name, tensor in whole.items() if ":" not in name}
     return weights, {name: tensor for name, tensor in whole.items() if ":" in name}
 
 
-def _reader(path: Path) -> HuggingFaceStorageReader:
+def _reader(path: Path) -> Any:
     """Of a checkpoint of one process, whose tensors lie whole in two files, just as well."""
-    return HuggingFaceStorageReader(str(path / checkpoint.SHARDS if (path / checkpoint.SHARDS).is_dir() else path))
+    return _dcp().HuggingFaceStorageReader(
+        str(path / checkpoint.SHARDS if (path / checkpoint.SHARDS).is_dir() else path)
+    )
 
 
-def _shapes(reader: HuggingFaceStorageReader) -> dict[str, tuple[torch.Size, torch.dtype]]:
+def _shapes(reader: Any) -> dict[str, tuple[torch.Size, torch.dtype]]:
     entries = reader.read_metadata().state_dict_metadata.items()
-    return {
-        name: (entry.size, entry.properties.dtype)
-        for name, entry in entries
-        if isinstance(entry, TensorStorageMetadata)
-    }
+    return {name: (entry.size, entry.properties.dtype) for name, entry in entries}
 
 
 def _last_line(error: Exception) -> str:
@@ -150,14 +152,14 @@ class ShardedKeeper(Keeper):
             checkpoint.prune(folder, self.config.save_total_limit, best)
 
         self._first(prepare)
-        writer = HuggingFaceStorageWriter(str(temporary / checkpoint.SHARDS), save_distributed=True)
+        writer = _dcp().HuggingFaceStorageWriter(str(temporary / checkpoint.SHARDS), save_distributed=True)
         tensors = tensors_of(self.parts, self._sharded())
         if self.asynchronous:
-            future: Any = dcp.async_save(tensors, storage_writer=writer, process_group=self.group)
+            future: Any = _dcp().async_save(tensors, storage_writer=writer, process_group=self.group)
             self.writing = (_Written(future, seal if self.first else None), target)
         else:
             try:
-                dcp.save(tensors, storage_writer=writer, process_group=self.group)
+                _dcp().save(tensors, storage_writer=writer, process_group=self.group)
             except Exception as error:
                 raise MalmoiError(checkpoint.why_not_saved(error, folder, step)) from error
             self._first(seal)
