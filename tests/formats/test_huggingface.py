@@ -333,6 +333,18 @@ def test_a_tokenizer_that_is_too_large(folder):
         huggingface.load(folder)
 
 
+def test_an_older_vocabulary_that_is_too_large(folder):
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps({f"w{i}": i for i in range(61)}), encoding="utf-8")
+    huggingface.load(folder)
+    (folder / "added_tokens.json").write_text('{"<|new|>": 61}', encoding="utf-8")
+    with pytest.raises(MalmoiError, match=r"vocab\.json knows token ids up to 61, but the model's vocabulary ends"):
+        huggingface.load(folder)
+    (folder / "added_tokens.json").write_text('{"<|new|>": "61"}', encoding="utf-8")
+    with pytest.raises(MalmoiError, match=r"added_tokens\.json: holds no vocabulary"):
+        huggingface.load(folder)
+
+
 def test_a_tokenizer_that_was_exchanged(folder):
     Words(61, first="other").save_pretrained(folder)
     with pytest.raises(MalmoiError, match="not the tokenizer that this model was saved with"):

@@ -117,7 +117,7 @@ def test_another_file_under_this_name_is_refused(file, content, message):
 
 def test_no_weights_at_all(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
-    with pytest.raises(MalmoiError, match=r"no weights to load \(pytorch_model.bin may run code"):
+    with pytest.raises(MalmoiError, match=r"no weights to load. pytorch_model.bin may run code"):
         weights.catalogue(tmp_path)
 
 

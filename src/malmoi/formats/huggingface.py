@@ -109,6 +109,11 @@ def load(folder: str | Path, dtype: torch.dtype | str | None = None) -> GPT4LMHe
 def from_pretrained(name: str | Path, dtype: torch.dtype | str | None = None) -> GPT4LMHeadModel:
     """The model of a folder or of a hub name."""
     path = Path(name).expanduser()
+    if path.suffix.lower() == ".gguf":
+        raise MalmoiError(
+            f"{path}: is a GGUF file, made for llama.cpp, whose numbers are mostly rounded to a few bits. Open the "
+            f"folder (or the hub name) that it was made from; GGUF files usually name it as their base model."
+        )
     recover(path)
     return load(hub.find(name), dtype=dtype)
 
@@ -132,23 +137,50 @@ def _stale(folder: Path) -> set[str]:
 
 
 def _check_tokenizer(folder: Path, config: ModelConfig) -> None:
-    vocabulary = foreign.vocabulary(folder)
+    vocabulary = _vocabulary(folder)
+    file = "tokenizer.json"
     if vocabulary is None:
-        return
+        vocabulary, file = _older_vocabulary(folder), "vocab.json"
     largest = max(vocabulary.values(), default=-1)
     if largest >= config.vocab_size:
         raise MalmoiError(
-            f"{folder}: its tokenizer knows token ids up to {largest}, but the model's vocabulary ends at "
+            f"{folder}: {file} knows token ids up to {largest}, but the model's vocabulary ends at "
             f"{config.vocab_size - 1} (vocab_size={config.vocab_size} in config.json). The tokenizer belongs to "
             f"another model; put back the one that this model was trained with."
         )
     extra = _read_json(folder / CONFIG).get(families.EXTRA)
     mark = extra.get("vocabulary") if isinstance(extra, dict) else None
-    if mark is not None and mark != _mark(vocabulary):
+    if mark is not None and file == "tokenizer.json" and mark != _mark(vocabulary):
         raise MalmoiError(
             f"{folder}: tokenizer.json is not the tokenizer that this model was saved with (its vocabulary differs). "
             f"Put back the right one; if it is meant, delete 'vocabulary' under '{families.EXTRA}' in config.json."
         )
+
+
+def _vocabulary(folder: Path) -> dict[str, int] | None:
+    """Token -> id of a folder's `tokenizer.json`; None where there is no such file."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return None
+    said = _read_json(path)
+    try:
+        pieces = said["model"]["vocab"]
+        known = dict(pieces) if isinstance(pieces, dict) else {str(piece[0]): i for i, piece in enumerate(pieces)}
+        known |= {token["content"]: token["id"] for token in said.get("added_tokens") or ()}
+        return {str(token): int(number) for token, number in known.items()}
+    except (TypeError, KeyError, ValueError, IndexError):
+        raise MalmoiError(f"{path}: holds no vocabulary that can be read. The file is damaged.") from None
+
+
+def _older_vocabulary(folder: Path) -> dict[str, int]:
+    """Token -> id of the files that came before `tokenizer.json`; empty where there are none."""
+    known: dict[str, int] = {}
+    for path in (folder / "vocab.json", folder / "added_tokens.json"):
+        said = _read_json(path) if path.is_file() else {}
+        if not all(type(number) is int for number in said.values()):
+            raise MalmoiError(f"{path}: holds no vocabulary that can be read. The file is damaged.")
+        known |= said
+    return known
 
 
 def _mark(vocabulary: Mapping[str, int]) -> str:

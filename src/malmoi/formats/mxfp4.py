@@ -15,6 +15,7 @@ E experts
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,6 +101,10 @@ class Packed:
     def shape(self) -> tuple[int, ...]:
         experts, out, groups, _ = self.blocks.shape
         return experts, groups * BLOCK, out
+
+    @property
+    def row_bytes(self) -> int:
+        return math.prod(self.shape[1:]) * 16  # a number: 4 bytes decoded, 6 of its code as an index, 4 to check it
 
     def rows(self, chosen: slice) -> torch.Tensor:
         """The matrices of some experts, decoded to float32."""

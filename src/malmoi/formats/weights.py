@@ -38,10 +38,13 @@ class Entry:
     shape: tuple[int, ...]
     begin: int  # its first byte in the file
 
+    @property
+    def row_bytes(self) -> int:
+        return math.prod(self.shape[1:]) * _STORED[self.dtype].itemsize
+
     def rows(self, chosen: slice) -> torch.Tensor:
         """Some rows, still in the memory map (where they lie on a multiple of their size: else a copy)."""
-        dtype = _STORED[self.dtype]
-        row = math.prod(self.shape[1:]) * dtype.itemsize
+        dtype, row = _STORED[self.dtype], self.row_bytes
         shape, begin = (chosen.stop - chosen.start, *self.shape[1:]), self.begin + chosen.start * row
         if not math.prod(shape):
             return torch.empty(shape, dtype=dtype)
@@ -61,9 +64,9 @@ def catalogue(folder: Path) -> dict[str, Entry]:
     if (folder / SINGLE).is_file():
         return read_header(folder / SINGLE)
     if not (folder / INDEX).is_file():
-        others = sorted(path.name for path in folder.glob("*.bin"))
-        hint = f" ({', '.join(others)} may run code when opened and is not read)" if others else ""
-        raise MalmoiError(f"{folder}: holds neither {SINGLE} nor {INDEX}, so there are no weights to load{hint}.")
+        raise MalmoiError(
+            f"{folder}: holds neither {SINGLE} nor {INDEX}, so there are no weights to load.{_hint(folder)}"
+        )
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
         places = {str(name): str(file) for name, file in index.items()}
@@ -78,6 +81,21 @@ def catalogue(folder: Path) -> dict[str, Entry]:
     if absent:
         raise MalmoiError(f"{folder / INDEX}: names tensors that no file holds: {listed(absent)}.")
     return entries
+
+
+def _hint(folder: Path) -> str:
+    """What to do with a folder that holds weights in another form."""
+    pickles = sorted(path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pth"), *folder.glob("*.pt")))
+    if pickles:
+        where = folder.as_posix()
+        return (
+            f" {listed(pickles)} may run code when opened and is not read. If you trust where it is from, let "
+            f'transformers write {SINGLE} beside it, once: python -c "from transformers import AutoModelForCausalLM as '
+            f"M; M.from_pretrained('{where}', dtype='auto').save_pretrained('{where}')\""
+        )
+    if any(folder.glob("*.gguf")):
+        return " It holds a GGUF file: those are for llama.cpp; open the folder that the file was made from."
+    return ""
 
 
 def read_header(path: Path) -> dict[str, Entry]:
@@ -151,6 +169,11 @@ class Source(Protocol):
     @property
     def shape(self) -> tuple[int, ...]: ...
 
+    @property
+    def row_bytes(self) -> int:
+        """How much memory reading one row needs."""
+        ...
+
     def rows(self, chosen: slice) -> torch.Tensor:
         """Rows `chosen.start` to `chosen.stop`, to be copied at once: they may lie in the memory map."""
         ...
@@ -163,10 +186,10 @@ def pour(source: Source, name: str, views: Sequence[tuple[tuple[slice, ...], tor
     several parts lie beside each other along dimension `axis`. What was copied outlives the file.
     """
     whole = axis == 0 and len(views) > 1
-    row = max(math.prod(source.shape[1:]), 1) * 4
-    step = source.shape[0] if whole else max(_WINDOW // row, 1)
-    for start in range(0, source.shape[0], max(step, 1)):
-        chosen = slice(start, min(start + step, source.shape[0]))
+    count = source.shape[0]
+    step = max(count if whole else _WINDOW // max(source.row_bytes, 1), 1)
+    for start in range(0, count, step):
+        chosen = slice(start, min(start + step, count))
         part = source.rows(chosen)
         _check_numbers(source, name, part, views[0][1].dtype)
         for index, view in views:
