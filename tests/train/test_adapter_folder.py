@@ -257,5 +257,8 @@ def test_an_adapter_does_not_replace_a_model(tmp_path):
     model = made(tmp_path)
     with pytest.raises(MalmoiError, match="holds no adapter"):
         save_adapter(model, tmp_path / "base")
+    with pytest.raises(MalmoiError, match="save the adapter alone"):
+        model.save_pretrained(tmp_path / "whole")
+    assert not (tmp_path / "whole").exists()
     with pytest.raises(MalmoiError, match="no adapter to save"):
         save_adapter(build("modern"), tmp_path / "new")

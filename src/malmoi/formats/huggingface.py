@@ -52,6 +52,8 @@ def save(
     recover(folder)
     _refuse_strangers(folder)
     config = model.config
+    if any(".lora_" in name for name, _ in model.named_parameters()):
+        raise MalmoiError("The model has an adapter. Merge it (merge_adapter) or save the adapter alone (save_adapter).")
     with replaced(folder) as new:
         try:
             family = families.family_of(config)
