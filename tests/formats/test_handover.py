@@ -35,6 +35,7 @@ def test_rounding_costs_what_it_says(kind: str, tmp_path: Path):
     assert made.bytes < to_gguf(model, byte_level(), tmp_path / "whole.gguf", "f32").bytes
 
 
+@pytest.mark.slow
 def test_fewer_bits_cost_more(tmp_path: Path):
     model = build("qwen3")
     cost = {kind: to_gguf(model, byte_level(), tmp_path / "m.gguf", kind).divergence for kind in gguf.TYPES}
@@ -130,6 +131,7 @@ def test_nothing_else_is_overwritten(tmp_path: Path):
     assert (tmp_path / "letter.txt").read_text() == "dear"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["qwen3", "gpt2"])
 def test_a_folder_opens_in_transformers_and_here(layout: str, tmp_path: Path):
     pytest.importorskip("transformers")
