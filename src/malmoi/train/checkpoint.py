@@ -284,7 +284,7 @@ def _flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def why_not_saved(error: Exception, folder: Path, step: int) -> str:
+def why_not_saved(error: BaseException, folder: Path, step: int) -> str:
     """What to tell a person whose checkpoint could not be written."""
     text = str(error)
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text

@@ -63,8 +63,8 @@ def read(path: Path, parts: Parts, optimizer: ShardedOptimizers | None) -> None:
         optimizer.make_state(_shapes(reader))
     try:
         _dcp().load(tensors_of(parts, optimizer), storage_reader=reader)
-    except Exception as error:
-        raise MalmoiError(f"{path}: does not fit this model: {_last_line(error)}") from error
+    except (Exception, _dcp().CheckpointException) as error:
+        raise MalmoiError(f"{path}: does not fit this model: {_cause(error)}.") from error
 
 
 def write_weights(path: Path, parts: Parts) -> None:
@@ -73,8 +73,8 @@ def write_weights(path: Path, parts: Parts) -> None:
     (path / checkpoint.SHARDS).mkdir(parents=True, exist_ok=True)
     try:
         _dcp().save(tensors_of(parts, None), storage_writer=writer)
-    except Exception as error:
-        raise MalmoiError(f"{path.parent}: the model could not be written: {_last_line(error)}") from error
+    except (Exception, _dcp().CheckpointException) as error:
+        raise MalmoiError(f"{path.parent}: the model could not be written: {_cause(error)}.") from error
 
 
 def read_whole(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -100,8 +100,10 @@ def _shapes(reader: Any) -> dict[str, tuple[torch.Size, torch.dtype]]:
     return {name: (entry.size, entry.properties.dtype) for name, entry in entries}
 
 
-def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+def _cause(error: BaseException) -> BaseException:
+    """What went wrong where it went wrong first: torch wraps it, with the stack traces of all processes."""
+    failures = getattr(error, "failures", None)
+    return next(iter(failures.values()))[0] if failures else error
 
 
 @dataclass
@@ -143,6 +145,7 @@ class ShardedKeeper(Keeper):
         needed = checkpoint.bytes_needed(self.model, self.optimizer)
 
         def prepare() -> None:
+            folder.mkdir(parents=True, exist_ok=True)
             checkpoint.require_space(folder, needed, target.name)
             shutil.rmtree(temporary, ignore_errors=True)
             (temporary / checkpoint.SHARDS).mkdir(parents=True)
@@ -154,15 +157,20 @@ class ShardedKeeper(Keeper):
         self._first(prepare)
         writer = _dcp().HuggingFaceStorageWriter(str(temporary / checkpoint.SHARDS), save_distributed=True)
         tensors = tensors_of(self.parts, self._sharded())
-        if self.asynchronous:
-            future: Any = _dcp().async_save(tensors, storage_writer=writer, process_group=self.group)
-            self.writing = (_Written(future, seal if self.first else None), target)
-        else:
-            try:
+        try:
+            if self.asynchronous:
+                future: Any = _dcp().async_save(tensors, storage_writer=writer, process_group=self.group)
+                self.writing = (_Written(future, seal if self.first else None), target)
+            else:
                 _dcp().save(tensors, storage_writer=writer, process_group=self.group)
-            except Exception as error:
-                raise MalmoiError(checkpoint.why_not_saved(error, folder, step)) from error
-            self._first(seal)
+                self._first(seal)
+        except MalmoiError:
+            raise
+        except (Exception, _dcp().CheckpointException) as error:  # any process's disk, told to all
+            raise MalmoiError(checkpoint.why_not_saved(_cause(error), folder, step)) from error
+        finally:
+            if self.first and self.writing is None:
+                shutil.rmtree(temporary, ignore_errors=True)
         self.saved_step = step
         return target
 
@@ -222,7 +230,8 @@ class _Written:
     """A checkpoint that is being written: `wait` for its files and, on the first process, for its manifest."""
 
     def __init__(self, future: Any, seal: Callable[[], None] | None) -> None:
-        self.future, self.seal, self.error = future, seal, None
+        self.future, self.seal = future, seal
+        self.error: BaseException | None = None
         self.thread = threading.Thread(target=self._run, name="checkpoint")
         self.thread.start()
 
@@ -231,9 +240,9 @@ class _Written:
             self.future.result()
             if self.seal is not None:
                 self.seal()
-        except Exception as error:  # told to everyone by the thread that waits
-            self.error = error
+        except (Exception, _dcp().CheckpointException) as error:  # told to everyone by the thread that waits
+            self.error = _cause(error)
 
-    def wait(self) -> Exception | None:
+    def wait(self) -> BaseException | None:
         self.thread.join()
         return self.error
