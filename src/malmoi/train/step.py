@@ -57,7 +57,7 @@ def optimizer_step(
     """
     targets = sum(batch.num_target_tokens for batch in micro_batches)
     try:
-        loss = _gather_gradients(model, micro_batches, targets, precision, (seed, step), label_smoothing)
+        loss = gather_gradients(model, micro_batches, targets, precision, (seed, step), label_smoothing)
     except Exception as error:
         optimizer.zero_grad()
         precision.forget_gradients(model)
@@ -77,7 +77,7 @@ def optimizer_step(
     return StepResult(mean, grad_norm, targets, tokens, applied)
 
 
-def _gather_gradients(
+def gather_gradients(
     model: Any,
     micro_batches: Sequence[Any],
     targets: int,
