@@ -14,7 +14,6 @@ pytest.importorskip("lm_eval")
 from exams import CHOICES, SENTENCES, data_folder, model_folder, write
 
 from malmoi.config import MalmoiError
-from malmoi.evaluate import benchmarks as module
 from malmoi.evaluate.benchmarks import DATA, TASKS, benchmarks, own_tasks
 from malmoi.model.gpt import GPT4LMHeadModel
 from malmoi.tokens.tokenizer import GPT4Tokenizer
@@ -126,6 +125,7 @@ def test_every_task_of_ours_reads_the_records_that_it_describes(ours, data, name
     json.dumps(found)
 
 
+@pytest.mark.slow
 def test_the_real_sets(ours, theirs, shared_data):
     tasks = ("arc_easy_local", "lambada_local", "blimp_local", "hellaswag_local", "kobbq_local")
     mine = benchmarks(*ours, tasks, data=shared_data, limit=6, samples=True)
@@ -133,6 +133,7 @@ def test_the_real_sets(ours, theirs, shared_data):
     assert all(task["n"] == 6 for task in mine["tasks"].values())
 
 
+@pytest.mark.slow
 def test_every_real_set_is_found(ours, shared_data):
     found = benchmarks(*ours, [name for name in own_tasks() if name != "text_local"], data=shared_data, limit=1)
     assert len(found["tasks"]) == len(own_tasks()) - 1
@@ -241,9 +242,7 @@ def few_tasks(monkeypatch):
     def made(include_path, include_defaults=True, **rest):
         return TaskManager(include_path=include_path, include_defaults=False, **rest)
 
-    real = module.lm_eval
     monkeypatch.setattr("lm_eval.tasks.TaskManager", made)
-    return real
 
 
 def test_an_unknown_task_names_the_nearest(ours, few_tasks, tmp_path):
@@ -261,8 +260,6 @@ def test_a_task_whose_data_would_have_to_be_downloaded(ours, tmp_path):
 
 @pytest.mark.slow
 def test_lm_evals_own_tasks_are_known_too(ours):
-    message = refused(ours, ["hellaswagg"])
-    assert "Did you mean 'hellaswag" in message
     assert "nothing is downloaded" in refused(ours, ["hellaswag"])
 
 
