@@ -27,7 +27,11 @@ FAMILIES = {  # name: (kind, changes, LoRA's settings)
     "qwen3 embeddings": ("untied", {}, {"modules_to_save": ("embed_tokens", "lm_head")}),
     "qwen3 tied embeddings": ("modern", {}, {"modules_to_save": ("embed_tokens",)}),
     "llama": ("modern", LLAMA, {}),
+    "mistral": ("modern", {"qk_norm": False, "layer_types": ("sliding_attention",) * 2, "sliding_window": 5}, {}),
     "qwen3_moe": ("experts", {}, {}),
+    "mixtral": ("experts", {"qk_norm": False}, {}),
+    "gpt_oss": ("gpt-oss", {}, {}),
+    "openai-gpt": ("gpt1", {"intermediate_size": 128}, {}),
     "gpt2": ("gpt2", {}, {}),
     "gpt2 rslora": ("gpt2", {}, {"use_rslora": True}),
     "gpt2 q": ("gpt2", {}, {"target_modules": ("q_proj", "o_proj")}),
@@ -70,6 +74,7 @@ def test_what_we_save_peft_loads_and_so_do_we(name, tmp_path):
     kind, changes, lora = FAMILIES[name]
     model = made(tmp_path, kind, changes, **lora)
     expected = ours(model)
+    assert json.loads((tmp_path / "base" / "config.json").read_text())["model_type"] == name.split()[0]
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base", attn_implementation="eager")
     before = theirs(IDS).logits.detach()
     theirs = peft.PeftModel.from_pretrained(theirs, tmp_path / "adapter").eval()

@@ -53,7 +53,7 @@ def save(
     _refuse_strangers(folder)
     config = model.config
     if any(".lora_" in name for name, _ in model.named_parameters()):
-        raise MalmoiError("The model has an adapter. Merge it (merge_adapter) or save the adapter alone (save_adapter).")
+        raise MalmoiError("The model has an adapter. Merge it (merge_adapter), or save the adapter alone.")
     with replaced(folder) as new:
         try:
             family = families.family_of(config)
