@@ -101,5 +101,52 @@ def check(size, *cases):
     return everyone[0]
 
 
-def test_shard():
-    check(2, {"parallel": {}})
+GPT2 = {"norm": "layer_norm", "positions": "learned", "feed_forward": "plain", "qk_norm": False, "attention_bias": True}
+GPT2 |= {"mlp_bias": True, "hidden_act": "gelu_pytorch_tanh"}
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does():
+    """Each axis by itself."""
+    check(
+        2,
+        {"parallel": {}},
+        {"parallel": {"data_parallel_replicate": 2}, "train": {"optimizer": "adamw"}},
+        {"parallel": {"tensor_parallel": 2}, "model": GPT2},
+        {"parallel": {"tensor_parallel": 2}, "model": EXPERTS},
+        {"parallel": {"expert_parallel": 2}, "model": EXPERTS},
+        {"parallel": {"pipeline_parallel": 2}},
+        {"parallel": {"pipeline_parallel": 2}, "model": {**EXPERTS, "tie_word_embeddings": False}},
+        {
+            "parallel": {"pipeline_parallel": 2, "pipeline_schedule": "interleaved"},
+            "train": {"gradient_accumulation_steps": 4},
+        },
+    )
+
+
+@pytest.mark.slow
+def test_four_processes_learn_what_one_does():
+    """Axes crossed, with recomputation and the model's rarer parts."""
+    recompute = "activation_checkpointing"
+    rare = {"attention_sinks": True, "norm_placement": "post"}
+    check(
+        4,
+        {"parallel": {"data_parallel_replicate": 2, recompute: "selective"}},
+        {"parallel": {"tensor_parallel": 2}},
+        {"parallel": {"pipeline_parallel": 2, recompute: "full"}},
+        {"parallel": {"expert_parallel": 2}, "model": EXPERTS},
+        {
+            "parallel": {"expert_parallel": 2, "tensor_parallel": 2, recompute: "selective"},
+            "model": {**EXPERTS, "attention_sinks": True, "router_bias": True, "mlp_bias": True},
+        },
+        {
+            "parallel": {"tensor_parallel": 2, "pipeline_parallel": 2},
+            "train": {"label_smoothing": 0.1},
+            "model": {"ngram_sizes": [2], "ngram_vocab_size": 64},
+        },
+        {
+            "parallel": {"tensor_parallel": 2, recompute: "full"},
+            "train": {"optimizer": "adamw", "ema_decay": 0.9},
+            "model": rare,
+        },
+    )
