@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from malmoi.config import MalmoiError
+from malmoi.config import MalmoiError, RopeParameters
 from malmoi.formats import families
 from malmoi.presets import gpt2, size
 from small_models import build, configs
@@ -59,6 +59,63 @@ def test_only_what_the_family_cannot_say_stands_under_our_key():
 def test_a_config_that_we_cannot_compute_is_refused(changes, message):
     with pytest.raises(MalmoiError, match=message):
         families.from_config(families.to_config(size("nano")) | changes)
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0}
+LONG = YARN | {"original_max_position_embeddings": 64}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"rope_theta": 5e5}, {"rope_theta": 5e5}),
+        ({"rope_scaling": {"type": "linear", "factor": 2}}, {"rope_type": "linear", "factor": 2.0}),
+        ({"rope_scaling": YARN}, YARN | {"original_max_position_embeddings": 256}),  # as there: from the context
+        (
+            {"rope_scaling": YARN, "rope_parameters": {"rope_type": "default"}},
+            YARN | {"original_max_position_embeddings": 256},
+        ),
+        (
+            {"rope_parameters": {"rope_type": "default", "factor": 3.0, "type": None}},
+            {},
+        ),  # what is idle there is idle here
+        ({"rope_scaling": {"type": "default"}}, {}),
+    ],
+)
+def test_rotary_positions_of_every_age(changes, expected):
+    said = families.to_config(size("nano"))
+    for key in ("rope_parameters", "rope_scaling", "rope_theta"):
+        del said[key]
+    found = families.from_config(said | {"max_position_embeddings": 256} | changes).rope_parameters
+    assert found == RopeParameters(**{"rope_theta": 1e4} | expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "llama_4_scaling_beta": 0.1}},
+            "llama_4_scaling_beta",
+        ),
+        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5"),
+        ({"partial_rotary_factor": 0.25}, "partial_rotary_factor=0.25"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}, r"for each kind of layer \(full_attention\)"),
+        ({"rope_parameters": [1]}, "must be a record of settings"),
+        ({"rope_scaling": {"type": "linear"}}, "rope_type 'linear' needs factor"),
+        ({"rope_scaling": {"type": "llama3", "factor": 8.0}}, "rope_type 'llama3' needs low_freq_factor"),
+    ],
+)
+def test_rotary_positions_that_we_do_not_compute(changes, message):
+    with pytest.raises(MalmoiError, match=message):
+        families.from_config(families.to_config(size("nano")) | changes)
+
+
+def test_older_programs_find_the_rotary_positions_too():
+    plain = families.to_config(size("nano"))
+    assert plain["rope_theta"] == plain["rope_parameters"]["rope_theta"]
+    assert plain["rope_scaling"] is None
+    said = families.to_config(size("nano").replace(rope_parameters=LONG))
+    assert said["rope_scaling"] == LONG  # 4.x warns of a theta in here
 
 
 @pytest.mark.parametrize("changes", [{"norm_topk_prob": False}, {"mlp_only_layers": [0]}, {"decoder_sparse_step": 2}])

@@ -8,6 +8,7 @@ import torch
 from malmoi.config import ModelConfig
 from malmoi.formats import families, huggingface
 from malmoi.formats.published import FAMILIES, OWN
+from malmoi.layers import count_parameters
 from malmoi.model.cache import Cache
 from small_models import BASE
 
@@ -18,6 +19,7 @@ WIDE = BASE | {"max_position_embeddings": CONTEXT}
 OPENAI = {"vocab_size": 61, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT}
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32}
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "original_max_position_embeddings": 32}
+LLAMA3 |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "norm_topk_prob": True}
 CASES = {
     "openai-gpt": ("OpenAIGPT", OPENAI),
@@ -27,7 +29,7 @@ CASES = {
     "llama": ("Llama", WIDE | {"mlp_bias": True, "attention_bias": True}),
     "llama-3": (
         "Llama",
-        WIDE | {"head_dim": 16, "rope_parameters": LLAMA3 | {"low_freq_factor": 1.0, "high_freq_factor": 4.0}},
+        WIDE | {"head_dim": 16, "rope_parameters": LLAMA3},
     ),
     "llama-linear": (
         "Llama",
@@ -180,13 +182,93 @@ def test_what_a_folder_leaves_out_means_what_it_means_there(family):
     sizes = {"vocab_size": 61, "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 32}
     short = {family.settings[ours]: size for ours, size in sizes.items()}
     short |= {family.settings["max_position_embeddings"]: 64, "model_type": family.model_type}
-    short |= {"bos_token_id": None, "eos_token_id": None}
+    if family.model_type == "gpt2":
+        short |= {"bos_token_id": 0, "eos_token_id": 0}  # the default is the published vocabulary's
     if family.model_type not in ("gpt2", "openai-gpt"):
         short["intermediate_size"] = 48
     if family.model_type == "qwen3_moe":
         short["norm_topk_prob"] = True  # the default is refused
     config = transformers.AutoConfig.for_model(**short)
     assert families.from_config(short) == families.from_config(config.to_dict())
+
+
+# config.json as it stands in the published folders (what decides the network), and how many parameters they have
+OLD = {"hidden_act": "silu", "initializer_range": 0.02, "torch_dtype": "bfloat16", "use_cache": True}
+PUBLISHED = {
+    "openai-community/openai-gpt": (
+        {"model_type": "openai-gpt", "afn": "gelu", "attn_pdrop": 0.1, "embd_pdrop": 0.1, "n_ctx": 512, "n_embd": 768}
+        | {"n_head": 12, "n_layer": 12, "n_positions": 512, "n_special": 0, "vocab_size": 40478},
+        116_534_784,
+    ),
+    "openai-community/gpt2": (
+        {"model_type": "gpt2", "activation_function": "gelu_new", "bos_token_id": 50256, "eos_token_id": 50256}
+        | {"n_ctx": 1024, "n_embd": 768, "n_head": 12, "n_layer": 12, "n_positions": 1024, "vocab_size": 50257},
+        124_439_808,
+    ),
+    "meta-llama/Llama-3.2-1B": (
+        OLD
+        | {"model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16}
+        | {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64, "max_position_embeddings": 131072}
+        | {"rms_norm_eps": 1e-5, "rope_theta": 500000.0, "tie_word_embeddings": True, "vocab_size": 128256}
+        | {"eos_token_id": [128001, 128008], "pretraining_tp": 1, "mlp_bias": False}
+        | {"rope_scaling": LLAMA3 | {"factor": 32.0, "original_max_position_embeddings": 8192}},
+        1_235_814_400,
+    ),
+    "mistralai/Mistral-7B-v0.1": (
+        OLD
+        | {"model_type": "mistral", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32}
+        | {"num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 32768}
+        | {"rms_norm_eps": 1e-5, "rope_theta": 10000.0, "sliding_window": 4096, "vocab_size": 32000},
+        7_241_732_096,
+    ),
+    "mistralai/Mixtral-8x7B-v0.1": (
+        OLD
+        | {"model_type": "mixtral", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32}
+        | {"num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 32768}
+        | {"num_experts_per_tok": 2, "num_local_experts": 8, "rms_norm_eps": 1e-5, "rope_theta": 1000000.0}
+        | {"sliding_window": None, "tie_word_embeddings": False, "vocab_size": 32000},
+        46_702_792_704,
+    ),
+    "Qwen/Qwen3-0.6B": (
+        OLD
+        | {"model_type": "qwen3", "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28}
+        | {"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 40960}
+        | {"max_window_layers": 28, "rms_norm_eps": 1e-6, "rope_scaling": None, "rope_theta": 1000000}
+        | {"sliding_window": None, "tie_word_embeddings": True, "use_sliding_window": False, "vocab_size": 151936},
+        596_049_920,
+    ),
+    "Qwen/Qwen3-30B-A3B": (
+        OLD
+        | {"model_type": "qwen3_moe", "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 48}
+        | {"num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128, "max_position_embeddings": 40960}
+        | {"decoder_sparse_step": 1, "max_window_layers": 48, "mlp_only_layers": [], "moe_intermediate_size": 768}
+        | {"norm_topk_prob": True, "num_experts": 128, "num_experts_per_tok": 8, "rope_scaling": None}
+        | {"rope_theta": 1000000.0, "sliding_window": None, "use_sliding_window": False, "vocab_size": 151936},
+        30_532_122_624,
+    ),
+    "openai/gpt-oss-20b": (
+        OLD
+        | {"model_type": "gpt_oss", "hidden_size": 2880, "intermediate_size": 2880, "num_hidden_layers": 24}
+        | {"num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 64, "max_position_embeddings": 131072}
+        | {"attention_bias": True, "eos_token_id": 200002, "experts_per_token": 4, "initial_context_length": 4096}
+        | {"layer_types": ["sliding_attention", "full_attention"] * 12, "num_experts_per_tok": 4}
+        | {"num_local_experts": 32, "rms_norm_eps": 1e-5, "rope_theta": 150000, "router_aux_loss_coef": 0.9}
+        | {"sliding_window": 128, "swiglu_limit": 7.0, "vocab_size": 201088, "tie_word_embeddings": False}
+        | {"rope_scaling": YARN | {"factor": 32.0, "original_max_position_embeddings": 4096, "truncate": False}}
+        | {"quantization_config": {"quant_method": "mxfp4"}},
+        20_914_757_184,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_configs_describe_the_published_models(name):
+    said, parameters = PUBLISHED[name]
+    config = families.from_config(said)
+    assert count_parameters(config) == parameters
+    assert families.family_of(config).model_type == said["model_type"]
+    theirs = transformers.AutoConfig.for_model(**said)
+    assert families.from_config(theirs.to_dict()) == config  # read by way of the other library
 
 
 def test_every_setting_of_a_family_is_one_of_ours():

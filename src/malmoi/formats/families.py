@@ -22,7 +22,8 @@ __all__ = ["EXTRA", "FAMILIES", "Family", "family_named", "family_of", "from_con
 
 EXTRA = "malmoi"  # the key of config.json that holds what the family's own keys cannot
 _BY_TYPE = {family.model_type: family for family in (*FAMILIES, OWN)}
-_NULLABLE = {"sliding_window", "num_key_value_heads"}  # null means something else than leaving the key out
+# where null means something else than leaving the key out
+_NULLABLE = {"sliding_window", "num_key_value_heads", "bos_token_id", "eos_token_id"}
 _SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
 
 

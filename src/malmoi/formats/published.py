@@ -67,6 +67,7 @@ _EXPERTS = {"num_experts_per_tok": "num_experts_per_tok", "router_aux_loss_coef"
 _LOCAL_EXPERTS = _EXPERTS | {"num_experts": "num_local_experts", "moe_intermediate_size": "intermediate_size"}
 _MODERN = {"norm": "rms_norm", "positions": "rotary", "feed_forward": "gated", "qk_norm": False}
 _MODERN_DEFAULTS = {"tie_word_embeddings": False, "rms_norm_eps": 1e-6, "rope_theta": 10_000.0, "hidden_act": "silu"}
+_ENDS = {"bos_token_id": 1, "eos_token_id": 2}  # of the sentencepiece vocabularies
 _NO_BIAS = {"attention_bias": (False, None), "mlp_bias": (False, None)}  # the classes do not even read them
 
 
@@ -178,7 +179,7 @@ FAMILIES: tuple[Family, ...] = (
         "LlamaForCausalLM",
         fixed=_MODERN,
         settings={**_LLAMA, **_BIAS, "mlp_bias": "mlp_bias"},
-        defaults=_MODERN_DEFAULTS,
+        defaults={**_MODERN_DEFAULTS, **_ENDS},
         refused={"pretraining_tp": (1, None)},
         spellings={"hidden_act": _ACTIVATIONS},
         ignored=_TABLES,
@@ -188,7 +189,7 @@ FAMILIES: tuple[Family, ...] = (
         "MistralForCausalLM",
         fixed=_MODERN,
         settings=_LLAMA,
-        defaults={**_MODERN_DEFAULTS, "sliding_window": 4096, "num_key_value_heads": 8},
+        defaults={**_MODERN_DEFAULTS, **_ENDS, "sliding_window": 4096, "num_key_value_heads": 8},
         refused=_NO_BIAS,
         spellings={"hidden_act": _ACTIVATIONS},
         windows="all",
@@ -201,6 +202,7 @@ FAMILIES: tuple[Family, ...] = (
         settings={**_LLAMA, **_LOCAL_EXPERTS},
         defaults={
             **_MODERN_DEFAULTS,
+            **_ENDS,
             "rms_norm_eps": 1e-5,
             "rope_theta": 1_000_000.0,
             "num_key_value_heads": 8,
