@@ -112,6 +112,8 @@ def test_the_fingerprint_of_token_files_sees_text_shape_seed_and_weights(tmp_pat
     one = fingerprint(Batches(files[0], 16, 2, seed=1))
     assert one == fingerprint(Batches(files[0], 16, 2, seed=1))
     assert one == fingerprint(Batches(files[0], 16, 2, seed=1, rank=1, world_size=2))
+    moved = files[0].folder.rename(tmp_path / "moved")
+    assert one == fingerprint(Batches(type(files[0]).open(moved), 16, 2, seed=1))
     others = [
         Batches(files[2], 16, 2, seed=1),
         Batches(files[0], 8, 2, seed=1),

@@ -89,7 +89,7 @@ def fingerprint(batches: Any) -> str:
         shape = (batches.sequence_length, batches.batch_size, batches.seed)
         for part in batches.mixture.parts:
             view = part.view
-            facts = (view.token_file.manifest, view.label, part.weight, part.epochs, shape)
+            facts = (view.token_file.manifest, part.weight, part.epochs, shape)  # no path: a run's folder may be moved
             digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
             digest.update(view.documents.tobytes())
         return digest.hexdigest()
