@@ -34,8 +34,7 @@ class SharedInterruption(Interruption):
         self.heard = False
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self.heard:
-            super()._hear(number, frame)  # a second Ctrl-C, once all have agreed, interrupts at once
+        # A terminal sends Ctrl-C to all and torchrun passes it on, so it comes twice: the second one is the same one.
         self.heard = True
 
 

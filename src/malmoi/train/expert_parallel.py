@@ -91,7 +91,11 @@ class Balance:
     def watch(self, layer: Experts) -> None:
         """Take over the balance loss of a layer."""
         seen: list[Tensor] = []
-        layer.router.register_forward_hook(lambda _module, _given, probabilities: seen.append(probabilities))
+
+        def look(_module: nn.Module, _given: Any, probabilities: Any) -> None:
+            seen.append(probabilities)
+
+        layer.router.register_forward_hook(look)
 
         def join(_module: nn.Module, _given: Any, output: Tensor) -> Tensor:
             probabilities = seen.pop()

@@ -34,6 +34,7 @@ from malmoi.train.progress import Progress, Step, check_same_run, fingerprint
 from malmoi.train.schedule import learning_rate_factor
 from malmoi.train.step import StepFunction, StepResult
 from malmoi.train.stopping import Watch
+from malmoi.train.trackers import Trackers
 from malmoi.train.world import Alone
 
 __all__ = ["Step", "train"]
@@ -169,7 +170,11 @@ class _Run:
     def _open_record(self) -> None:
         if self.folder is None:
             return
+        settings = self.config.model_dump(mode="json")
+        trackers = Trackers(self.config.track if self.world.first else (), self.folder, settings)
         self.record = self.world.record(self.folder, self.progress.step)
+        if self.record is not None:
+            self.record.trackers = trackers
         sizes = self.keeper.make_room(self.watch.best_step, self.progress.step)
         if not self.progress.step:
             self.notes.append(("", self._say("disk", **sizes)))
@@ -379,6 +384,7 @@ class _Run:
         path = checkpoint.path_of(self.folder, done.step)
         if self.keeper.saved_step != done.step:
             self._save()
+        self.keeper.finish()
         self.notes.append(("interrupted", self._say("interrupted", step=done.step, path=path)))
         return self._with_notes(done)
 

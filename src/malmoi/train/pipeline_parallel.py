@@ -143,7 +143,8 @@ class Pipeline:
         Returns the loss of the last stage divided by `targets`, a scalar tensor; zero on the other processes.
         """
         self.targets = targets
-        ids, named = rows["x"], {name: rows[name] for name in rows if name != "x"}
+        ids = rows["x"]
+        named: dict[str, Any] = {name: rows[name] for name in rows if name != "x"}
         losses: list[Tensor] = []
         given = (ids,) if 0 in self.stages else ()
         if self.grid.stages - 1 in self.stages:

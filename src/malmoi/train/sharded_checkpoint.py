@@ -119,7 +119,7 @@ class ShardedKeeper(Keeper):
     def __post_init__(self) -> None:
         self.first = dist.get_rank() == 0
         self.writing: tuple[_Written, Path] | None = None
-        self.group = dist.new_group(backend="gloo")  # of its own: a thread must not speak between training's words
+        self.group: Any = dist.new_group(backend="gloo")  # of its own: a thread must not speak between training's words
 
     def newest(self, on_skip: Callable[[str], None]) -> Path | None:
         self.finish()

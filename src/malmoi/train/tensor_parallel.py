@@ -47,9 +47,17 @@ def cut(decoder: Decoder, blocks: list[Block], mesh: DeviceMesh) -> None:
         _keep_own_heads(block.self_attn, mesh)
     for table in (decoder.embed_tokens, decoder.embed_positions):
         if isinstance(table, nn.Embedding):
-            table.register_forward_pre_hook(lambda _module, given: (own_tokens(given[0], mesh),))
+            table.register_forward_pre_hook(_own_only(mesh))
     if decoder.embed_ngrams is not None:  # these look back over their neighbours' tokens
-        decoder.embed_ngrams.register_forward_hook(lambda _module, _given, found: own_tokens(found, mesh))
+        decoder.embed_ngrams.register_forward_hook(_own_result(mesh))
+
+
+def _own_only(mesh: DeviceMesh) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Tensor]]:
+    return lambda _module, given: (own_tokens(given[0], mesh),)
+
+
+def _own_result(mesh: DeviceMesh) -> Callable[[nn.Module, Any, Any], Tensor]:
+    return lambda _module, _given, found: own_tokens(found, mesh)
 
 
 def _plan(block: Block) -> dict[str, ParallelStyle]:

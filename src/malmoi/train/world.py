@@ -101,7 +101,7 @@ class Job(Alone):
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.first = self.rank == 0
-        self.patient = dist.new_group(backend="gloo", timeout=PATIENCE)
+        self.patient: Any = dist.new_group(backend="gloo", timeout=PATIENCE)
         self.team: Any = None
 
     def wait(self) -> None:
