@@ -21,6 +21,7 @@ import yaml
 
 from malmoi.tokens.folder import write_text
 from malmoi.train.progress import Step
+from malmoi.train.trackers import Trackers
 
 CONFIG, VERSIONS, METRICS, PLOT = "config.yaml", "versions.json", "metrics.jsonl", "loss.png"
 SUMMARY = "summary.json"
@@ -32,6 +33,7 @@ class Record:
 
     def __init__(self, folder: Path, keep_through: int = 0) -> None:
         self.folder = folder
+        self.trackers: Trackers | None = None  # who else is told
         folder.mkdir(parents=True, exist_ok=True)
         kept = [line for line in read_metrics(folder) if line["step"] <= keep_through]
         write_text(folder / METRICS, "".join(_line(entry) for entry in kept))
@@ -49,6 +51,8 @@ class Record:
     def append(self, entry: dict[str, Any]) -> None:
         self._log.write(_line(entry))
         self._log.flush()
+        if self.trackers is not None:
+            self.trackers.log(entry)
 
     def flush(self) -> None:
         """Make the log durable; called before a checkpoint, which must never be ahead of it."""
@@ -56,6 +60,8 @@ class Record:
 
     def close(self) -> None:
         self._log.close()
+        if self.trackers is not None:
+            self.trackers.close()
 
 
 def entry_of(step: Step, loss: float, skipped_because: str) -> dict[str, Any]:
