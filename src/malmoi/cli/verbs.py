@@ -18,6 +18,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "generate": ("generate", "Let a model continue a text."),
     "chat": ("chat", "Talk with a model."),
     "eval": ("evaluate", "Measure a model: answers by task, bits per byte of text."),
+    "runs": ("runs", "Training runs side by side; their curves in one picture."),
     "verify": ("verify", "Prove the promises of exactness on your own recipe."),
     "adapter": ("adapter", "Merge a LoRA adapter into its model."),
     "params": ("params", "All four kinds of parameters of a model, with counts."),
