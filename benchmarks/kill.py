@@ -115,6 +115,7 @@ class Stress:
         shutil.rmtree(folder, ignore_errors=True)
         log.unlink(missing_ok=True)
         kills = 0
+        self.hurt: set[int] = set()  # steps whose checkpoint was damaged
         while kills < most_kills:
             way = self.draw.choices(list(WAYS), list(WAYS.values()))[0]
             code = self._disturb(folder, log, way)
@@ -172,6 +173,8 @@ class Stress:
         """No blow ever leaves a checkpoint that can be seen and is not whole."""
         for step in checkpoint.steps_in(folder):
             fault = checkpoint.fault_of(checkpoint.path_of(folder, step))
+            if fault and step in self.hurt:
+                continue  # by us, and no resume has come as far as to pass over it
             assert fault is None, f"checkpoint-{step}: {fault}"
             self.counts["checkpoints read again"] += 1
 
@@ -190,6 +193,7 @@ class Stress:
             data[self.draw.randrange(len(data))] ^= 1 << self.draw.randrange(8)
             self.counts["bits flipped"] += 1
         file.write_bytes(bytes(data))
+        self.hurt.add(steps[-1])
         self.counts["damaged, this run"] += 1
 
     def _compare(self, folder: Path) -> None:
