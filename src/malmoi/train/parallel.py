@@ -40,10 +40,9 @@ from malmoi.train.pipeline_parallel import Stage, split
 
 AXES = ("pipeline", "replicate", "outer", "expert", "tensor")  # outer x expert = shard
 HEAD, TABLE = "lm_head.weight", "model.embed_tokens.weight"
-DEAR = (  # what selective recomputation keeps: the products
+DEAR = (  # what selective recomputation keeps: the products with weights, and attention where one kernel does it
     torch.ops.aten.mm.default,
     torch.ops.aten.addmm.default,
-    torch.ops.aten.bmm.default,
     torch.ops.aten._scaled_dot_product_flash_attention.default,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
     torch.ops.aten._scaled_dot_product_efficient_attention.default,
