@@ -137,8 +137,9 @@ class Stress:
     def _disturb(self, folder: Path, log: Path, way: str) -> int:
         """Start or resume the run and end it in some way; its exit code, negative for a signal."""
         limit = self.draw.randrange(200, 30_000) if way == "full disk" else None
-        number = child(self._arguments(folder, folder.exists()), log, limit)
-        deadline = time.monotonic() + self.draw.random() * self.seconds
+        fresh, began = not folder.exists(), time.monotonic()
+        number = child(self._arguments(folder, not fresh), log, limit)
+        deadline = began + self.draw.random() * self.seconds
         saves = self.draw.randrange(1, 6)  # the how-many-th save it shall be
         code, was_saving = None, False
         while (code := ended(number)) is None:
@@ -162,6 +163,10 @@ class Stress:
             code = os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
         if code == 0:
             self.counts["ended before the blow"] += 1
+            if fresh:  # the machine has more time for us, or less, than when the straight run was timed
+                self.seconds = time.monotonic() - began
+            else:
+                self.seconds *= 0.9
             return code
         left = is_saving(folder)
         self.counts[way] += 1
