@@ -47,12 +47,13 @@ def test_the_launchers_are_valid_and_start_a_valid_command(tmp_path: Path):
             "SLURM_JOB_NODELIST": "one",
             "SLURM_NNODES": "2",
             "SLURM_JOB_ID": "7",
+            "SLURM_GPUS_ON_NODE": "8",
         }
         environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", **given}
         script = tmp_path / name
         script.write_text(text, encoding="utf-8")
         subprocess.run(["bash", script, "recipes/village.yaml", "runs/x"], env=environment, check=True)
         command = said.read_text(encoding="utf-8").split()
-        assert "--max-restarts=3" in command and "--nnodes=2" in command
+        assert "--max-restarts=3" in command and "--nproc-per-node=8" in command
         rest = command[command.index("-m") + 1 :]
         assert rest[:3] == ["malmoi", "train", "recipes/village.yaml"] and "--out" in rest and "--resume" not in rest

@@ -133,23 +133,17 @@ def checked(settings):
 
 
 @pytest.mark.slow
-def test_four_write_and_two_or_four_others_read(tmp_path):
-    grids = [
-        {"tensor_parallel": 2},
-        {"pipeline_parallel": 2},
-        {"expert_parallel": 2, "data_parallel_replicate": 2},
-    ]
+def test_four_write_and_two_others_read(tmp_path):
+    grids = [{"tensor_parallel": 2}, {"pipeline_parallel": 2}, {"expert_parallel": 2, "data_parallel_replicate": 2}]
     cases = [
         {"folder": str(tmp_path / f"run-{n}"), "parallel": grid, "asynchronous": n == 1} for n, grid in enumerate(grids)
     ]
     together(4, "test_sharded_checkpoint", "written", *cases)
     manifest = json.loads((tmp_path / "run-0" / "checkpoint-3" / "manifest.json").read_text())
     assert sum(name.startswith("shards/") for name in manifest["files"]) == 4
-    crossed = [{**case, "parallel": grids[n - 1]} for n, case in enumerate(cases)]
-    for size in (4, 2):
-        parallel = [{"parallel": {}} if size == 2 else {} for _ in cases]
-        given = [{**case, **other} for case, other in zip(crossed, parallel, strict=True)]
-        assert together(size, "test_sharded_checkpoint", "checked", *given) == [[[False]] * len(cases)] * size
+    others = [{"pipeline_parallel": 2}, {"expert_parallel": 2}, {"tensor_parallel": 2}]
+    crossed = [{**case, "parallel": other} for case, other in zip(cases, others, strict=True)]
+    assert together(2, "test_sharded_checkpoint", "checked", *crossed) == [[[False]] * len(cases)] * 2
     model = tiny_model(seed=1, **MODEL)  # and one process by itself, which then learns on
     optimizer = build(model, CONFIG)
     checkpoint.load(tmp_path / "run-1" / "checkpoint-3", model, optimizer)
