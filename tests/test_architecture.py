@@ -119,7 +119,8 @@ def test_rooms_import_only_what_they_may():
 
 
 def test_nothing_imports_the_command_line():
-    assert not [i for i in ALL_IMPORTS if room(i.module) not in ("cli", "__main__") and room_imported(i.target) == "cli"]
+    others = [i for i in ALL_IMPORTS if room(i.module) not in ("cli", "__main__")]
+    assert not [i for i in others if room_imported(i.target) == "cli"]
 
 
 @pytest.mark.parametrize(("library", "home"), ONLY_AT_HOME.items())

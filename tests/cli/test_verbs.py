@@ -77,7 +77,7 @@ def test_without_a_verb_the_help_is_shown(malmoi):
 def test_ctrl_c_exits_130_without_a_trace(malmoi, monkeypatch):
     from malmoi.cli import params
 
-    def interrupted(name):
+    def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(params, "describe", interrupted)
@@ -89,7 +89,7 @@ def test_ctrl_c_exits_130_without_a_trace(malmoi, monkeypatch):
 def test_a_full_disk_is_said_in_one_line(malmoi, monkeypatch):
     from malmoi.cli import params
 
-    def full(name):
+    def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/somewhere/model.safetensors")
 
     monkeypatch.setattr(params, "describe", full)
@@ -99,7 +99,7 @@ def test_a_full_disk_is_said_in_one_line(malmoi, monkeypatch):
 def test_a_bug_is_called_a_bug_and_debug_shows_where(malmoi, monkeypatch):
     from malmoi.cli import params
 
-    def broken(name):
+    def broken(*_):
         raise ZeroDivisionError("by design")
 
     monkeypatch.setattr(params, "describe", broken)

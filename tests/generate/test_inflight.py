@@ -26,7 +26,7 @@ def test_alone_together_and_without_a_cache_the_same_is_written(layout, asked):
 
 @functools.cache
 def plain_model():
-    return build(300)
+    return build(300).double()  # so that rounding never decides where a draw falls
 
 
 @settings(max_examples=8)

@@ -94,15 +94,15 @@ def run(recipe: Recipe, folder: str | Path, *, resume: bool = False, show: Show 
     Raises `MalmoiError` for settings, files and folders that cannot work, before anything is written where that is
     possible.
     """
-    from malmoi.train import world as worlds
+    from malmoi.train import job
 
     folder = Path(folder)
     settings = resolve(recipe)
-    world = worlds.of(recipe)
+    world = job.of(recipe)
     if recipe.start_from is None:
         planned = _model_config(recipe, settings.recipe.size, settings.vocab_size, settings.train)
         world.check(recipe.parallel, planned, settings.train)
-    restarted = worlds.restarted()
+    restarted = job.restarted()
     resume = resume or (restarted and (folder / RECIPE).is_file())
     if world.first and not restarted:
         check_folder(folder, resume)

@@ -26,6 +26,7 @@ from malmoi.train.adapters import freeze
 from malmoi.train.budget import reviewed, settle, time_steps
 from malmoi.train.guard import Guard
 from malmoi.train.interruption import Interruption
+from malmoi.train.job import Alone
 from malmoi.train.loss import HeldOut, first_tokens
 from malmoi.train.memorization import Memorization, measure, seen
 from malmoi.train.memory import OutOfMemoryInLearning, in_pieces
@@ -35,7 +36,6 @@ from malmoi.train.schedule import learning_rate_factor
 from malmoi.train.step import StepFunction, StepResult
 from malmoi.train.stopping import Watch
 from malmoi.train.trackers import Trackers
-from malmoi.train.world import Alone
 
 __all__ = ["Step", "train"]
 

@@ -13,7 +13,7 @@ from tiny_run import tiny_model
 
 from malmoi.config import MalmoiError, ParallelConfig, Recipe
 from malmoi.model.gpt import GPT4LMHeadModel
-from malmoi.train import checkpoint, world
+from malmoi.train import checkpoint, job
 from malmoi.train.record import read_metrics
 
 RECIPE = """
@@ -32,8 +32,8 @@ def recipe(**values):
 
 def test_one_process_is_the_ordinary_case(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
-    alone = world.of(recipe())
-    assert type(alone) is world.Alone and alone.first and alone.rows == (0, 1) and not world.restarted()
+    alone = job.of(recipe())
+    assert type(alone) is job.Alone and alone.first and alone.rows == (0, 1) and not job.restarted()
     model = tiny_model()
     assert alone.whole(model, None) is model
 
@@ -41,14 +41,14 @@ def test_one_process_is_the_ordinary_case(monkeypatch):
 def test_a_jobs_settings_without_a_job_are_refused(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(MalmoiError, match="torchrun --nproc-per-node 4 -m malmoi train"):
-        world.of(recipe(parallel=ParallelConfig(tensor_parallel=2, pipeline_parallel=2)))
+        job.of(recipe(parallel=ParallelConfig(tensor_parallel=2, pipeline_parallel=2)))
 
 
 def test_an_adapter_is_for_one_process(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
     with pytest.raises(MalmoiError, match="lora is for one process"):
-        world.of(recipe(start_from="runs/x", lora={}))
+        job.of(recipe(start_from="runs/x", lora={}))
 
 
 # ---- torchrun -------------------------------------------------------------------------------------------------------
