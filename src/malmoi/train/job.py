@@ -93,12 +93,19 @@ class Job(Alone):
 
     def __init__(self) -> None:
         import torch.distributed as dist
+        from torch.distributed.distributed_c10d import PrefixStore
+        from torch.distributed.rendezvous import rendezvous
 
         cuda = torch.cuda.is_available()
         self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
         if cuda:
             torch.cuda.set_device(self.device)
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+        store, rank, size = next(rendezvous("env://"))
+        if os.environ.get("LOCAL_WORLD_SIZE") == str(size):
+            # torchrun keeps its store when it restarts a job, and with it the addresses of processes that are gone; on
+            # one machine the count of restarts tells old from new (on several, see docs/cluster.md)
+            store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", store=store, rank=rank, world_size=size)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.first = self.rank == 0
         self.patient: Any = dist.new_group(backend="gloo", timeout=PATIENCE)
