@@ -33,6 +33,12 @@ def test_files_to_a_model_with_lines_of_progress(malmoi, corpus: Path, tmp_path:
     assert "\x1b" not in outcome.out
 
 
+def test_the_run_speaks_the_persons_language(malmoi, corpus: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("LANG", "ko_KR.UTF-8")
+    outcome = malmoi("train", "--data", corpus, "--size", "nano", "--steps", 1, *SMALL, "--out", tmp_path / "run")
+    assert outcome.code == 0 and "계산 정밀도" in outcome.out, outcome.err
+
+
 def test_options_and_set_change_a_recipe(malmoi, corpus: Path, tmp_path: Path):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(tiny_recipe(corpus).to_yaml(), encoding="utf-8")

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from malmoi.cli import preparing, transfer
+from malmoi.cli.console import language
 from malmoi.cli.folders import MODEL, RECIPE, TOKENS, model_folder
 from malmoi.cli.tokenizer import document_texts
 from malmoi.config import DataConfig, GenerationConfig, MalmoiError, ModelConfig, Recipe, SourceConfig, TrainConfig
@@ -145,6 +146,7 @@ def run(recipe: Recipe, folder: str | Path, *, resume: bool = False, show: Show 
         tokenizer=tokenizer,
         recipe=recipe,
         world=world,
+        language=language(),
     ):
         show(last)
     interrupted = last is not None and "interrupted" in last.events
