@@ -76,3 +76,21 @@ def test_beginning_twice_is_beginning_once(corpus, tmp_path):
     assert (tmp_path / "tokenizer").is_dir()
     preparing.end(tmp_path)
     assert not is_unfinished(tmp_path)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("left", [[], [f".{PREPARING}.0a1b2c3d4e5f.tmp"]], ids=["nothing", "half a note"])
+def test_killed_before_the_recipe_was_noted(corpus, tmp_path, resume, left):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in left:
+        (folder / name).write_text("", encoding="utf-8")
+    assert is_unfinished(folder)
+    pipeline.run(tiny_recipe(corpus), folder, resume=resume)
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+    assert (folder / "model" / "config.json").is_file()
+
+
+def test_a_folder_of_somebody_elses_is_none_of_ours(corpus, tmp_path):
+    (tmp_path / ".env").write_text("", encoding="utf-8")
+    assert not is_unfinished(tmp_path)

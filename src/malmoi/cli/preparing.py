@@ -24,8 +24,10 @@ HALF_WRITTEN = re.compile(
 
 
 def is_unfinished(folder: Path) -> bool:
-    """Was preparing begun here and never ended?"""
-    return (folder / PREPARING).is_file() and not (folder / RECIPE).is_file()
+    """Was preparing begun here and never ended? Perhaps the process was killed before it could note its recipe."""
+    if (folder / RECIPE).is_file() or not folder.is_dir():
+        return False
+    return (folder / PREPARING).is_file() or all(HALF_WRITTEN.fullmatch(entry.name) for entry in folder.iterdir())
 
 
 def recipe_in(folder: Path) -> Path:
