@@ -1,4 +1,4 @@
-"""Two hundred blows from outside (benchmarks/kill.py in small): every run ends as if there had been none."""
+"""Up to two hundred blows in two minutes (benchmarks/kill.py in small): every run ends as if there had been none."""
 
 import os
 import re

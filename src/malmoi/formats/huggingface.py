@@ -139,10 +139,10 @@ def _stale(folder: Path) -> set[str]:
 
 
 def _check_tokenizer(folder: Path, config: ModelConfig) -> None:
-    vocabulary = _vocabulary(folder)
-    file = "tokenizer.json"
+    vocabulary = foreign.vocabulary(folder)
     if vocabulary is None:
-        vocabulary, file = _older_vocabulary(folder), "vocab.json"
+        return
+    file = "tokenizer.json" if (folder / "tokenizer.json").is_file() else "vocab.json"
     largest = max(vocabulary.values(), default=-1)
     if largest >= config.vocab_size:
         raise MalmoiError(
@@ -157,32 +157,6 @@ def _check_tokenizer(folder: Path, config: ModelConfig) -> None:
             f"{folder}: tokenizer.json is not the tokenizer that this model was saved with (its vocabulary differs). "
             f"Put back the right one; if it is meant, delete 'vocabulary' under '{families.EXTRA}' in config.json."
         )
-
-
-def _vocabulary(folder: Path) -> dict[str, int] | None:
-    """Token -> id of a folder's `tokenizer.json`; None where there is no such file."""
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        return None
-    said = _read_json(path)
-    try:
-        pieces = said["model"]["vocab"]
-        known = dict(pieces) if isinstance(pieces, dict) else {str(piece[0]): i for i, piece in enumerate(pieces)}
-        known |= {token["content"]: token["id"] for token in said.get("added_tokens") or ()}
-        return {str(token): int(number) for token, number in known.items()}
-    except (TypeError, KeyError, ValueError, IndexError):
-        raise MalmoiError(f"{path}: holds no vocabulary that can be read. The file is damaged.") from None
-
-
-def _older_vocabulary(folder: Path) -> dict[str, int]:
-    """Token -> id of the files that came before `tokenizer.json`; empty where there are none."""
-    known: dict[str, int] = {}
-    for path in (folder / "vocab.json", folder / "added_tokens.json"):
-        said = _read_json(path) if path.is_file() else {}
-        if not all(type(number) is int for number in said.values()):
-            raise MalmoiError(f"{path}: holds no vocabulary that can be read. The file is damaged.")
-        known |= said
-    return known
 
 
 def _mark(vocabulary: Mapping[str, int]) -> str:
