@@ -341,7 +341,7 @@ def test_an_older_vocabulary_that_is_too_large(folder):
     with pytest.raises(MalmoiError, match=r"vocab\.json knows token ids up to 61, but the model's vocabulary ends"):
         huggingface.load(folder)
     (folder / "added_tokens.json").write_text('{"<|new|>": "many"}', encoding="utf-8")
-    with pytest.raises(MalmoiError, match="added_tokens.json is not a list of tokens with their ids"):
+    with pytest.raises(MalmoiError, match=r"added_tokens\.json is not a list of tokens with their ids"):
         huggingface.load(folder)
 
 
