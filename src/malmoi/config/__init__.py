@@ -283,6 +283,13 @@ class GenerationConfig(Config):
     top_p: float = Field(default=1.0, gt=0, le=1)
     min_p: float = Field(default=0.0, ge=0, le=1)
     repetition_penalty: float = Field(default=1.0, gt=0, le=100)
+    presence_penalty: float = Field(default=0.0, ge=-100, le=100)  # 0: off
+    frequency_penalty: float = Field(default=0.0, ge=-100, le=100)  # 0: off
+    no_repeat_ngram_size: int = Field(default=0, ge=0)  # 0: off
+    logit_bias: dict[int, float] = Field(default_factory=dict)  # token id -> what is added to its score
+    num_beams: int = Field(default=1, ge=1, le=1_000)  # 1: no beam search
+    length_penalty: float = Field(default=1.0, ge=-10, le=10)  # of beam search
+    early_stopping: bool | Literal["never"] = False  # of beam search
     num_return_sequences: int = Field(default=1, ge=1, le=10_000)
     stop_strings: tuple[str, ...] = ()
     seed: int | None = Field(default=None, ge=0, lt=2**63)  # None: drawn, and reported

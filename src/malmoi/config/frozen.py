@@ -167,7 +167,8 @@ def type_words(annotation: Any) -> str:
     if origin is tuple:
         return f"a list of ({type_words(arguments[0])})"
     if origin is dict:
-        return "a record of settings"
+        names = "settings" if arguments[0] is str else f"({type_words(arguments[0])}: {type_words(arguments[1])})"
+        return f"a record of {names}"
     if isinstance(annotation, type) and issubclass(annotation, Config):
         return f"a record of {', '.join(annotation.model_fields)}"
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "nothing"}
