@@ -138,7 +138,9 @@ def fit(points: Iterable[Point], *, delta: float | None = None, bootstraps: int 
     middle = float(np.log(parameters).mean()), float(np.log(tokens).mean())
     where = np.stack([np.log(parameters) - middle[0], np.log(tokens) - middle[1]])  # (2, n)
     observed = np.log(losses)
-    spread = math.sqrt(len(given) / (len(given) - 5))  # a fit with five free numbers is nearer its points than the truth
+    spread = math.sqrt(
+        len(given) / (len(given) - 5)
+    )  # a fit with five free numbers is nearer its points than the truth
     found, objective = _descend(_starts(where, losses), where, observed[None], delta or HUBER)
     if delta is None:
         scatter = float(np.median(np.abs(_predict(found[[objective.argmin()]], where)[0] - observed)))

@@ -28,7 +28,7 @@ TO_DEVIATION = 1.4826  # median distance of a normal distribution -> its standar
 LEAST_DEVIATION = 0.02  # nats: where losses hardly differ, a little more is no spike
 
 
-class Diverged(MalmoiError):
+class DivergedError(MalmoiError):
     """A run that had to be given up: its settings are at fault, not its surroundings."""
 
 
@@ -79,9 +79,9 @@ class Guard:
     def hopeless(self) -> bool:
         return len(self.skips) >= self.most
 
-    def give_up(self, step: int, config: TrainConfig, way_back: str) -> Diverged:
+    def give_up(self, step: int, config: TrainConfig, way_back: str) -> DivergedError:
         """The error that ends a run whose steps are skipped too often: what was seen, what to try."""
-        return Diverged(
+        return DivergedError(
             f"Training diverged: {len(self.skips)} of the last {min(step, RECENT)} steps up to {step} were skipped "
             f"(the last one: {self.reason}). Try half the learning_rate and matrix_learning_rate "
             f"({config.learning_rate:g}, {config.matrix_learning_rate:g}), more warmup_steps, or dtype: float32; where "

@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from malmoi import randomness
 from malmoi.config import MalmoiError
-from malmoi.train.guard import Diverged
+from malmoi.train.guard import DivergedError
 from malmoi.train.progress import Step
 from malmoi.train.search_space import Setting
 
@@ -211,7 +211,7 @@ class Sweep:
                 if state == "finished" and step.step < step.max_steps and lagging(len(curve), step.held_out_loss):
                     state = "pruned"
                     break
-        except Diverged as error:
+        except DivergedError as error:
             state, note = "diverged", str(error).partition(". Try")[0]
         finally:
             if hasattr(steps, "close"):
@@ -309,7 +309,7 @@ class Sweep:
             if before.get(name) != self.terms.get(name):
                 raise MalmoiError(
                     f"{self.folder}: holds another sweep: its {name} was {_brief(before.get(name))}, and is "
-                    f"{_brief(self.terms.get(name))} now. Put it back to go on, or choose another --name."
+                    f"{_brief(self.terms.get(name))} now. Put it back to go on, or choose another --out."
                 )
 
     def _ask(self) -> Any:
