@@ -1,0 +1,482 @@
+// The kernels, written once over sixteen lanes. Included by one file for each instruction set, which says
+// `#define SET avx512` and includes that set's simd header first.
+//
+// Exactness: what one output of one row is made of, and in which order, depends on nothing but the matrix. Rows are
+// taken several at a time only so that a weight that was read once serves all of them; each keeps its own sums.
+#include <cmath>
+#include <initializer_list>
+
+#include "kernels.h"
+#include "malmoi.h"
+
+namespace malmoi {
+namespace {
+
+using namespace SET;
+
+// ---------------------------------------------------------------------------------------------- functions of a number
+
+// e^x to about 2 ulp: 2^n * e^r with |r| <= ln(2) / 2 and seven terms of the series. Below -87 it stays at e^-87.
+inline F exponential(F x) {
+  x = max(min(x, set1(88.0f)), set1(-87.0f));
+  const F n = nearest(mul(x, set1(1.44269504f)));
+  F r = fma(n, set1(-0.693359375f), x);
+  r = fma(n, set1(2.12194440e-4f), r);
+  F p = set1(1.0f / 5040);
+  for (float c : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) p = fma(p, r, set1(c));
+  return mul(p, power(n));
+}
+
+inline F over_one_plus_exp(F x, F minus) { return div(x, add(set1(1.0f), exponential(minus))); }
+
+inline F silu(F x) { return over_one_plus_exp(x, sub(zero(), x)); }
+
+// 0.5 x (1 + tanh u) = x / (1 + e^(-2u)), u = sqrt(2 / pi) (x + 0.044715 x^3).
+inline F gelu_tanh(F x) {
+  const F cube = mul(mul(x, x), x);
+  return over_one_plus_exp(x, mul(fma(cube, set1(0.044715f), x), set1(-1.59576912f)));
+}
+
+// x Phi(x), the error function by Abramowitz and Stegun's formula 7.1.26 (absolute error below 1.5e-7).
+inline F gelu(F x) {
+  const F size = abs(x), z = mul(size, set1(0.70710678f));
+  const F t = div(set1(1.0f), fma(z, set1(0.3275911f), set1(1.0f)));
+  F p = set1(1.061405429f);
+  for (float c : {-1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f}) p = fma(p, t, set1(c));
+  const F tail = mul(mul(p, t), exponential(sub(zero(), mul(z, z))));  // 1 - erf(|z|)
+  return sub(max(x, zero()), mul(mul(size, set1(0.5f)), tail));
+}
+
+inline F activated(F x, int activation) {
+  switch (activation) {
+    case MALMOI_SILU: return silu(x);
+    case MALMOI_GELU: return gelu(x);
+    case MALMOI_GELU_TANH: return gelu_tanh(x);
+    default: return max(x, zero());
+  }
+}
+
+// gpt-oss: (clamp(up) + 1) * g * sigmoid(1.702 g), g bounded from above only.
+inline F bounded_gate(F gate, F up, float limit) {
+  gate = min(gate, set1(limit));
+  up = max(min(up, set1(limit)), set1(-limit));
+  return mul(add(up, set1(1.0f)), over_one_plus_exp(gate, mul(gate, set1(-1.702f))));
+}
+
+// ------------------------------------------------------------------------------------------------- blocks of weights
+
+struct Tile {
+  const float *x[MOST_ROWS];
+  const int8_t *bytes[MOST_ROWS];
+  const float *scales[MOST_ROWS];
+  const int32_t *sums[MOST_ROWS];
+  int64_t to[MOST_ROWS];
+};
+
+constexpr int AHEAD = 1024;  // bytes by which weights are asked for before they are read, across the ends of pages
+
+// Even and odd inputs are summed apart: two chains of additions run at once.
+template <int R> inline void dot_float32(const uint8_t *w, const Tile &tile, int64_t inputs, F *out) {
+  const float *weights = reinterpret_cast<const float *>(w);
+  F even[R], odd[R];
+  for (int r = 0; r < R; ++r) even[r] = odd[r] = zero();
+  for (int64_t k = 0; k < inputs; k += 2, weights += 2 * LANES) {
+    prefetch(reinterpret_cast<const uint8_t *>(weights) + AHEAD);
+    prefetch(reinterpret_cast<const uint8_t *>(weights) + AHEAD + 64);
+    const F first = load(weights), second = load(weights + LANES);
+    for (int r = 0; r < R; ++r) {
+      even[r] = fma(first, set1(tile.x[r][k]), even[r]);
+      odd[r] = fma(second, set1(tile.x[r][k + 1]), odd[r]);
+    }
+  }
+  for (int r = 0; r < R; ++r) out[r] = add(even[r], odd[r]);
+}
+
+template <int R> inline void dot_bfloat16(const uint8_t *w, const Tile &tile, int64_t inputs, F *out) {
+  F even[R], odd[R];
+  for (int r = 0; r < R; ++r) even[r] = odd[r] = zero();
+  for (int64_t k = 0; k < inputs; k += 2, w += 4 * LANES) {
+    prefetch(w + AHEAD);
+    F first, second;
+    load_pairs(w, first, second);
+    for (int r = 0; r < R; ++r) {
+      even[r] = fma(first, set1(tile.x[r][k]), even[r]);
+      odd[r] = fma(second, set1(tile.x[r][k + 1]), odd[r]);
+    }
+  }
+  for (int r = 0; r < R; ++r) out[r] = add(even[r], odd[r]);
+}
+
+// Whole numbers are exact in any order, so one row may use several sums at once. `CHAINS` of them hide the latency.
+template <int R> constexpr int CHAINS = R == 1 ? 4 : R < 4 ? 2 : 1;
+
+template <int R> inline void dot_int8(const uint8_t *w, const Tile &tile, int64_t groups, F *out) {
+  constexpr int C = CHAINS<R>;
+  F total[R];
+  for (int r = 0; r < R; ++r) total[r] = zero();
+  for (int64_t g = 0; g < groups; ++g) {
+    I sum[R][C];
+    for (int r = 0; r < R; ++r)
+      for (int c = 0; c < C; ++c) sum[r][c] = iset1(c ? 0 : -BYTE_OFFSET * tile.sums[r][g]);
+    for (int k = 0; k < 16; k += C)
+      for (int c = 0; c < C; ++c, w += 64) {
+        prefetch(w + AHEAD);
+        const Bytes weights = prepared8(load_bytes(w));
+        for (int r = 0; r < R; ++r) sum[r][c] = dot8(sum[r][c], weights, tile.bytes[r] + g * GROUP + 4 * (k + c));
+      }
+    for (int r = 0; r < R; ++r) {
+      for (int c = 1; c < C; ++c) sum[r][0] = iadd(sum[r][0], sum[r][c]);
+      total[r] = fma(to_float(sum[r][0]), set1(tile.scales[r][g]), total[r]);
+    }
+  }
+  for (int r = 0; r < R; ++r) out[r] = total[r];
+}
+
+template <int R>
+inline void dot_int4(const uint8_t *w, const uint16_t *scales, const Tile &tile, int64_t groups, F *out) {
+  constexpr int C = CHAINS<R> > 1 ? 2 : 1;
+  F total[R];
+  for (int r = 0; r < R; ++r) total[r] = zero();
+  for (int64_t g = 0; g < groups; ++g, scales += LANES) {
+    I sum[R][C];
+    for (int r = 0; r < R; ++r)
+      for (int c = 0; c < C; ++c) sum[r][c] = iset1(c ? 0 : -8 * tile.sums[r][g]);
+    for (int k = 0; k < 8; ++k, w += 64) {
+      prefetch(w + AHEAD);
+      const Bytes both = load_bytes(w), low = low_halves(both), high = high_halves(both);
+      for (int r = 0; r < R; ++r) {
+        const int8_t *x = tile.bytes[r] + g * GROUP + 8 * k;
+        sum[r][0] = dot4(sum[r][0], low, x);
+        sum[r][C - 1] = dot4(sum[r][C - 1], high, x + 4);
+      }
+    }
+    const F scale = load_half(scales);
+    for (int r = 0; r < R; ++r) {
+      if (C == 2) sum[r][0] = iadd(sum[r][0], sum[r][1]);
+      total[r] = fma(to_float(sum[r][0]), mul(scale, set1(tile.scales[r][g])), total[r]);
+    }
+  }
+  for (int r = 0; r < R; ++r) out[r] = total[r];
+}
+
+// R rows times one block of sixteen outputs, bias included.
+template <int R> inline void products(const Matrix &m, int64_t expert, int64_t block, const Tile &tile, F *out) {
+  const uint8_t *w = m.data + expert * m.expert_bytes + block * m.block_bytes;
+  switch (m.kind) {
+    case MALMOI_FLOAT32: dot_float32<R>(w, tile, m.inputs, out); break;
+    case MALMOI_BFLOAT16: dot_bfloat16<R>(w, tile, m.inputs, out); break;
+    case MALMOI_INT8: {
+      dot_int8<R>(w, tile, m.groups, out);
+      const F scale = load(static_cast<const float *>(m.scales) + expert * m.expert_scales + block * LANES);
+      for (int r = 0; r < R; ++r) out[r] = mul(out[r], scale);
+      break;
+    }
+    default:
+      dot_int4<R>(w, static_cast<const uint16_t *>(m.scales) + expert * m.expert_scales + block * m.groups * LANES,
+                  tile, m.groups, out);
+  }
+  if (m.bias) {
+    const F bias = load(m.bias + (expert * m.blocks + block) * LANES);
+    for (int r = 0; r < R; ++r) out[r] = add(out[r], bias);
+  }
+}
+
+inline void fill(Tile &tile, int count, int64_t row, const Rows &in, const Work &work) {
+  for (int r = 0; r < count; ++r) {
+    const int64_t from = work.from ? work.from[row + r] : row + r;
+    tile.x[r] = in.x + from * in.stride;
+    tile.bytes[r] = in.bytes + from * in.byte_stride;
+    tile.scales[r] = in.scales + from * in.group_stride;
+    tile.sums[r] = in.sums + from * in.group_stride;
+    tile.to[r] = work.to ? work.to[row + r] : row + r;
+  }
+}
+
+// Calls `make` with each tile of rows and block of outputs, as `make(rows as a constant, tile, block)`.
+template <int R> struct Count { static constexpr int value = R; };
+
+template <int R, class Make> inline void with_rows(int count, const Tile &tile, int64_t block, Make make) {
+  if constexpr (R > 0) {
+    if (count == R) return make(Count<R>(), tile, block);
+    with_rows<R - 1>(count, tile, block, make);
+  }
+}
+
+template <class Make> inline void each_tile(const Rows &in, const Work &work, Make make) {
+  for (int64_t panel = 0; panel < work.rows; panel += PANEL) {
+    const int64_t end = work.rows < panel + PANEL ? work.rows : panel + PANEL;
+    for (int64_t block = work.first; block < work.last; ++block)
+      for (int64_t row = panel; row < end; row += ROWS) {
+        const int count = static_cast<int>(end - row < ROWS ? end - row : ROWS);
+        Tile tile;
+        fill(tile, count, row, in, work);
+        with_rows<ROWS>(count, tile, block, make);
+      }
+  }
+}
+
+void linear(const Matrix &m, const Rows &in, const Work &work, float *out, int64_t stride, bool adds) {
+  each_tile(in, work, [&](auto rows, const Tile &tile, int64_t block) {
+    constexpr int R = decltype(rows)::value;
+    F made[R];
+    products<R>(m, work.expert, block, tile, made);
+    const int width = static_cast<int>(m.outputs - block * LANES < LANES ? m.outputs - block * LANES : LANES);
+    for (int r = 0; r < R; ++r) {
+      float *place = out + tile.to[r] * stride + block * LANES;
+      store_n(place, adds ? add(load_n(place, width), made[r]) : made[r], width);
+    }
+  });
+}
+
+void feed(const Matrix *gate, const Matrix &up, const Rows &in, const Work &work, float *out, int64_t stride,
+          int activation, float limit) {
+  each_tile(in, work, [&](auto rows, const Tile &tile, int64_t block) {
+    constexpr int R = decltype(rows)::value;
+    F made[R], opened[R];
+    products<R>(up, work.expert, block, tile, made);
+    if (gate) products<R>(*gate, work.expert, block, tile, opened);
+    const int width = static_cast<int>(up.outputs - block * LANES < LANES ? up.outputs - block * LANES : LANES);
+    for (int r = 0; r < R; ++r) {
+      F value;
+      if (!gate) value = activated(made[r], activation);
+      else if (limit > 0) value = bounded_gate(opened[r], made[r], limit);
+      else value = mul(activated(opened[r], activation), made[r]);
+      store_n(out + tile.to[r] * stride + block * LANES, value, width);
+    }
+  });
+}
+
+// -------------------------------------------------------------------------------------------------- rows of numbers
+
+inline int rest(int64_t size, int64_t i) { return static_cast<int>(size - i < LANES ? size - i : LANES); }
+
+void embed(const Matrix &m, int64_t row, float *out) {
+  const int64_t block = row / LANES, lane = row % LANES;
+  const uint8_t *w = m.data + block * m.block_bytes;
+  for (int64_t k = 0; k < m.inputs; ++k) {
+    switch (m.kind) {
+      case MALMOI_FLOAT32: out[k] = reinterpret_cast<const float *>(w)[k * LANES + lane]; break;
+      case MALMOI_BFLOAT16: {
+        const uint32_t bits = static_cast<uint32_t>(
+            reinterpret_cast<const uint16_t *>(w)[(k / 2 * LANES + lane) * 2 + k % 2]) << 16;
+        std::memcpy(out + k, &bits, 4);
+        break;
+      }
+      case MALMOI_INT8:
+        out[k] = static_cast<float>(w[(k / 4 * LANES + lane) * 4 + k % 4] - 128) *
+                 static_cast<const float *>(m.scales)[row];
+        break;
+      default: {
+        const uint8_t both = w[(k / 8 * LANES + lane) * 4 + k % 4];
+        const F scales = load_half(static_cast<const uint16_t *>(m.scales) + (block * m.groups + k / GROUP) * LANES);
+        float scale[LANES];
+        store(scale, scales);
+        out[k] = static_cast<float>((k % 8 < 4 ? both & 15 : both >> 4) - 8) * scale[lane];
+      }
+    }
+  }
+}
+
+bool norm(const Norm &n, const float *x, float *out) {
+  float mean = 0;
+  if (n.layer) {
+    F total = zero();
+    for (int64_t i = 0; i < n.size; i += LANES) total = add(total, load_n(x + i, rest(n.size, i)));
+    mean = sum(total) / static_cast<float>(n.size);
+  }
+  F squares = zero();
+  for (int64_t i = 0; i < n.size; i += LANES) {
+    const F centred = within(sub(load_n(x + i, rest(n.size, i)), set1(mean)), 0, rest(n.size, i), zero());
+    squares = fma(centred, centred, squares);
+  }
+  const float variance = sum(squares) / static_cast<float>(n.size);
+  const F scale = set1(1.0f / std::sqrt(variance + n.eps));
+  for (int64_t i = 0; i < n.size; i += LANES) {
+    const int width = rest(n.size, i);
+    F value = mul(sub(load_n(x + i, width), set1(mean)), scale);
+    if (n.weight) value = mul(value, load_n(n.weight + i, width));
+    if (n.bias) value = add(value, load_n(n.bias + i, width));
+    store_n(out + i, value, width);
+  }
+  return std::isfinite(variance);
+}
+
+// A group's largest number becomes 127. NaN and infinity would vanish in bytes, so they are looked for here.
+bool quantise(const Rows &rows, int64_t row, int64_t size) {
+  const float *x = rows.x + row * rows.stride;
+  F strange = zero();
+  for (int64_t g = 0; g < padded(size, GROUP) / GROUP; ++g) {
+    F part[4], most = zero();
+    for (int i = 0; i < 4; ++i) {
+      part[i] = load(x + g * GROUP + i * LANES);
+      strange = fma(part[i], zero(), strange);
+      most = max(abs(part[i]), most);
+    }
+    const float peak = largest(most), to = peak > 1e-30f ? 127.0f / peak : 0.0f;
+    int32_t total = 0;
+    for (int i = 0; i < 4; ++i)
+      total += store_bytes(rows.bytes + row * rows.byte_stride + g * GROUP + i * LANES, mul(part[i], set1(to)));
+    rows.scales[row * rows.group_stride + g] = peak / 127.0f;
+    rows.sums[row * rows.group_stride + g] = total;
+  }
+  return sum(strange) == 0.0f;
+}
+
+void rotate(float *head, const float *cosine, const float *sine, int64_t half) {
+  for (int64_t i = 0; i < half; i += LANES) {
+    const int width = rest(half, i);
+    const F a = load_n(head + i, width), b = load_n(head + half + i, width);
+    const F c = load_n(cosine + i, width), s = load_n(sine + i, width);
+    store_n(head + i, fma(a, c, mul(b, sub(zero(), s))), width);
+    store_n(head + half + i, fma(b, c, mul(a, s)), width);
+  }
+}
+
+inline F as_half(F x) { return max(min(x, set1(65504.0f)), set1(-65504.0f)); }
+
+void keep_key(uint16_t *keys, const float *key, int64_t size, int64_t place) {
+  for (int64_t i = 0; i < size; i += LANES) {
+    uint16_t halves[LANES];
+    store_half(halves, as_half(load_n(key + i, rest(size, i))));
+    for (int j = 0; j < rest(size, i); ++j) keys[(i + j) * BLOCK + place] = halves[j];
+  }
+}
+
+void keep_value(uint16_t *values, const float *value, int64_t size, int64_t place) {
+  for (int64_t i = 0; i < size; i += LANES)
+    store_half(values + place * padded(size, LANES) + i, as_half(load_n(value + i, rest(size, i))));
+}
+
+// -------------------------------------------------------------------------------------------------------- attention
+
+// The scores of Q queries with the 32 keys of a block: lanes are positions, so that no sum goes across lanes.
+template <int Q> inline void scores_of_block(const Queries &q, const uint16_t *keys, int64_t place) {
+  F left[Q], right[Q];
+  for (int i = 0; i < Q; ++i) left[i] = right[i] = zero();
+  for (int64_t d = 0; d < q.head_size; ++d) {
+    const F a = load_half(keys + d * BLOCK), b = load_half(keys + d * BLOCK + LANES);
+    for (int i = 0; i < Q; ++i) {
+      const F query = set1(q.query[i][d]);
+      left[i] = fma(a, query, left[i]);
+      right[i] = fma(b, query, right[i]);
+    }
+  }
+  for (int i = 0; i < Q; ++i) {
+    store(q.scores + i * q.span + place, mul(left[i], set1(q.scale)));
+    store(q.scores + i * q.span + place + LANES, mul(right[i], set1(q.scale)));
+  }
+}
+
+// Scores to weights, zero for what may not be seen; returns what the weighted sum is to be multiplied by. Chunks of
+// sixteen begin at multiples of sixteen, so that sums do not depend on where the tile begins.
+inline float softmax(const Queries &q, int i, int64_t begin, int64_t end) {
+  float *scores = q.scores + i * q.span;
+  F most = set1(-3.0e38f);
+  for (int64_t p = begin; p < end; p += LANES) {
+    const int low = static_cast<int>(q.begin[i] - p > 0 ? (q.begin[i] - p < LANES ? q.begin[i] - p : LANES) : 0);
+    const int high = static_cast<int>(q.end[i] - p > 0 ? (q.end[i] - p < LANES ? q.end[i] - p : LANES) : 0);
+    most = max(within(load(scores + p - begin), low, high, set1(-3.0e38f)), most);
+  }
+  float peak = largest(most);
+  if (q.sinks && q.sink[i] > peak) peak = q.sink[i];
+  F total = zero();
+  for (int64_t p = begin; p < end; p += LANES) {
+    const int low = static_cast<int>(q.begin[i] - p > 0 ? (q.begin[i] - p < LANES ? q.begin[i] - p : LANES) : 0);
+    const int high = static_cast<int>(q.end[i] - p > 0 ? (q.end[i] - p < LANES ? q.end[i] - p : LANES) : 0);
+    const F weight = within(exponential(sub(load(scores + p - begin), set1(peak))), low, high, zero());
+    total = add(total, weight);
+    store(scores + p - begin, weight);
+  }
+  float all = sum(total);
+  if (q.sinks) {
+    float nothing[LANES];
+    store(nothing, exponential(set1(q.sink[i] - peak)));
+    all += nothing[0];
+  }
+  return 1.0f / all;
+}
+
+// The weighted sum of V vectors of sixteen of each value, from dimension `d` on: lanes are dimensions.
+template <int Q, int V>
+inline void gather_values(const Queries &q, int64_t begin, int64_t end, int64_t d, const float *factor) {
+  const int64_t width = padded(q.head_size, LANES);
+  F total[Q][V];
+  for (int i = 0; i < Q; ++i)
+    for (int v = 0; v < V; ++v) total[i][v] = zero();
+  for (int64_t block = begin; block < end; block += BLOCK) {
+    const uint16_t *values = q.cache + q.table[block / BLOCK] * q.block_stride + q.head_size * BLOCK + d;
+    for (int64_t p = 0; p < BLOCK; ++p, values += width) {
+      F value[V];
+      for (int v = 0; v < V; ++v) value[v] = load_half(values + v * LANES);
+      for (int i = 0; i < Q; ++i) {
+        const F weight = set1(q.scores[i * q.span + block - begin + p]);
+        for (int v = 0; v < V; ++v) total[i][v] = fma(value[v], weight, total[i][v]);
+      }
+    }
+  }
+  for (int i = 0; i < Q; ++i)
+    for (int v = 0; v < V; ++v) {
+      const int64_t from = d + v * LANES;
+      store_n(q.out[i] + from, mul(total[i][v], set1(factor[i])), rest(q.head_size, from));
+    }
+}
+
+template <int Q> inline void attend_to(const Queries &q) {
+  int64_t begin = q.begin[0], end = q.end[0];
+  for (int i = 1; i < Q; ++i) {
+    begin = q.begin[i] < begin ? q.begin[i] : begin;
+    end = q.end[i] > end ? q.end[i] : end;
+  }
+  begin = begin / BLOCK * BLOCK, end = padded(end, BLOCK);
+  for (int64_t block = begin; block < end; block += BLOCK)
+    scores_of_block<Q>(q, q.cache + q.table[block / BLOCK] * q.block_stride, block - begin);
+  float factor[Q];
+  for (int i = 0; i < Q; ++i) factor[i] = softmax(q, i, begin, end);
+  int64_t d = 0;
+  for (; d + 4 * LANES <= padded(q.head_size, LANES); d += 4 * LANES) gather_values<Q, 4>(q, begin, end, d, factor);
+  for (; d < q.head_size; d += LANES) gather_values<Q, 1>(q, begin, end, d, factor);
+}
+
+void attend(const Queries &q) {
+  switch (q.count) {
+    case 1: return attend_to<1>(q);
+    case 2: return attend_to<2>(q);
+    case 3: return attend_to<3>(q);
+    default: return attend_to<4>(q);
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------------ others
+
+void exponentials(float *x, int64_t size, float shift) {
+  for (int64_t i = 0; i < size; i += LANES) {
+    const int width = rest(size, i);
+    store_n(x + i, exponential(sub(load_n(x + i, width), set1(shift))), width);
+  }
+}
+
+void gather(float *out, const float *y, float weight, int64_t size) {
+  for (int64_t i = 0; i < size; i += LANES) {
+    const int width = rest(size, i);
+    store_n(out + i, fma(load_n(y + i, width), set1(weight), load_n(out + i, width)), width);
+  }
+}
+
+bool finite(const float *x, int64_t size) {
+  F strange = zero();
+  for (int64_t i = 0; i < size; i += LANES) strange = fma(load_n(x + i, rest(size, i)), zero(), strange);
+  return sum(strange) == 0.0f;
+}
+
+}  // namespace
+
+#define MALMOI_TABLE(set) set##_kernels
+#define MALMOI_NAME(set) #set
+#define MALMOI_EXPORT(set)                                                                                          \
+  extern const Kernels MALMOI_TABLE(set);                                                                           \
+  const Kernels MALMOI_TABLE(set) = {MALMOI_NAME(set), embed,  norm,         quantise, linear, feed,  rotate, \
+                                     keep_key,         keep_value, attend, exponentials, gather, finite};
+#define MALMOI_EXPORT_SET(set) MALMOI_EXPORT(set)
+MALMOI_EXPORT_SET(SET)
+
+}  // namespace malmoi

@@ -1,0 +1,3 @@
+#include "simd_neon.h"
+#define SET neon
+#include "kernels.inl"

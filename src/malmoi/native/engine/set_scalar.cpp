@@ -1,0 +1,3 @@
+#include "simd_scalar.h"
+#define SET scalar
+#include "kernels.inl"
