@@ -47,7 +47,7 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results"
 STEPS = 24
 WAYS = {"anywhere": 0.45, "in a save": 0.35, "SIGTERM": 0.08, "Ctrl-C": 0.06, "full disk": 0.06}
 DAMAGE = 0.1  # of the kills are followed by damage to the newest checkpoint, where an older one is left
-TIMES = ("seconds", "tokens_per_sec")
+TIMES = ("seconds", "tokens_per_sec", "joules")
 RECIPE = """
 data: {{sources: [{{path: "{text}"}}], held_out: 0.2}}
 vocab_size: 300

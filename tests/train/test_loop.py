@@ -22,7 +22,7 @@ from malmoi.train.step import StepResult, optimizer_step
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.usefixtures("without_pictures")
-TIMES = ("seconds", "tokens_per_sec")
+TIMES = ("seconds", "tokens_per_sec", "joules")
 DROPOUT = {"residual_dropout": 0.1, "embedding_dropout": 0.1}
 
 

@@ -23,6 +23,7 @@ import torch
 
 from malmoi.config import MalmoiError, ModelConfig, ParallelConfig, Recipe, TrainConfig
 from malmoi.train import checkpoint, precision
+from malmoi.train.energy import Meter
 from malmoi.train.interruption import Interruption
 from malmoi.train.keeper import Keeper
 from malmoi.train.loss import HeldOut, evaluate
@@ -71,7 +72,7 @@ class Alone:
         return Keeper(*given)
 
     def record(self, folder: Path, keep_through: int) -> Any:
-        return Record(folder, keep_through)
+        return Record(folder, keep_through, Meter.here())
 
     def whole(self, model: Any, folder: Path) -> Any:
         """The trained model as an ordinary one; None in all processes but the first."""
@@ -167,7 +168,7 @@ class Job(Alone):
         return ShardedKeeper(*given, parts=self.team.parts, asynchronous=self.parallel.async_checkpoints)
 
     def record(self, folder: Path, keep_through: int) -> Any:
-        return Record(folder, keep_through) if self.first else _Silent()
+        return Record(folder, keep_through, Meter.here()) if self.first else _Silent()
 
     def whole(self, model: Any, folder: Path) -> Any:
         """Through files in `folder`: no process ever holds more than its part, but the first, at the very end."""

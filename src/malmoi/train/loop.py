@@ -221,7 +221,7 @@ class _Run:
             pace = (time.perf_counter() - arrived) / (progress.step - first)
             self.max_steps = reviewed(self.config, self.max_steps, progress.step, progress.seconds, pace)
             done = self._report(result, factor, elapsed, held_out)
-            self._log_if_due(done)
+            done = self._log_if_due(done)
             if self.guard.hopeless():
                 raise self.guard.give_up(progress.step, self.config, self.keeper.way_back())
             self._save_if_due(interruption)
@@ -343,13 +343,14 @@ class _Run:
             skipped=progress.skipped,
         )
 
-    def _log_if_due(self, done: Step) -> None:
+    def _log_if_due(self, done: Step) -> Step:
         """A line each `logging_steps`, at the first and last step and at evaluations: the same after a resume."""
         due = done.step % self.config.logging_steps == 0 or done.step in (1, self.max_steps)
         due = due or done.held_out_loss is not None or bool(self.guard.reason)
         if self.record is None or not due:
-            return
-        self.record.append(record.entry_of(done, self.progress.take(self.progress.logged), self.guard.reason))
+            return done
+        entry = record.entry_of(done, self.progress.take(self.progress.logged), self.guard.reason)
+        return replace(done, joules=self.record.append(entry))
 
     def _save_if_due(self, interruption: Interruption) -> None:
         step, config = self.progress.step, self.config

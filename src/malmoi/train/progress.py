@@ -38,6 +38,7 @@ class Step:
     bits_per_byte: float | None = None  # of the held-out text
     gap: float | None = None  # held-out loss minus the mean training loss since the evaluation before
     memorized: float | None = None  # share of training passages continued word for word, where that was measured
+    joules: float | None = None  # of all sessions, where this step was logged
     skipped: int = 0  # steps skipped so far: something was not finite, or a spike
     events: tuple[str, ...] = ()  # resumed, halved, skipped, evaluated, saved, stopped early, interrupted, finished
     message: str = ""  # what a person should read, if anything

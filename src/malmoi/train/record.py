@@ -2,8 +2,9 @@
 
 config.yaml     every setting, filled in
 versions.json   data fingerprint, Python, libraries, machine, threads
-summary.json    what the run came to: losses, gap, memorisation, skipped steps, time
-metrics.jsonl   one JSON object a line: step, loss, val_loss, bpb, lr, grad_norm, skipped, tokens_per_sec, seconds
+summary.json    what the run came to: losses, gap, memorisation, skipped steps, time, energy
+metrics.jsonl   one JSON object a line: step, loss, val_loss, bpb, lr, grad_norm, tokens_per_sec, seconds, joules
+energy.json     joules of all sessions so far, by the method that each was measured or estimated with
 loss.png        the two losses over the steps (extra `plots`)
 """
 
@@ -20,21 +21,29 @@ import torch
 import yaml
 
 from malmoi.tokens.folder import write_text
+from malmoi.train.energy import WATT_HOUR, Meter
 from malmoi.train.progress import Step
 from malmoi.train.trackers import Trackers
 
 CONFIG, VERSIONS, METRICS, PLOT = "config.yaml", "versions.json", "metrics.jsonl", "loss.png"
-SUMMARY = "summary.json"
+SUMMARY, ENERGY = "summary.json", "energy.json"
 LIBRARIES = ("malmoi", "torch", "numpy", "safetensors", "tokenizers", "pydantic")
 
 
 class Record:
-    """The files of one run folder. `keep_through` says up to which step an earlier log still holds (0: begin anew)."""
+    """The files of one run folder. `keep_through` says up to which step an earlier log still holds (0: begin anew).
 
-    def __init__(self, folder: Path, keep_through: int = 0) -> None:
-        self.folder = folder
+    With a `meter` the energy is recorded. Joules of earlier sessions are added, also those of steps that were lost and
+    are made again: they were spent.
+    """
+
+    def __init__(self, folder: Path, keep_through: int = 0, meter: Meter | None = None) -> None:
+        self.folder, self.meter = folder, meter
         self.trackers: Trackers | None = None  # who else is told
         folder.mkdir(parents=True, exist_ok=True)
+        self._spent = _spent(folder) if keep_through else {}  # joules of earlier sessions by method
+        if meter is not None:
+            meter.start()
         kept = [line for line in read_metrics(folder) if line["step"] <= keep_through]
         write_text(folder / METRICS, "".join(_line(entry) for entry in kept))
         self._log = (folder / METRICS).open("a", encoding="utf-8", newline="\n")
@@ -46,22 +55,69 @@ class Record:
 
     def conclude(self, summary: dict[str, Any]) -> None:
         """Write `summary.json`, the final report for programs; numbers that are none become null."""
+        if self.meter is not None:
+            summary = {**summary, "energy": self._energy(summary.get("tokens") or 0)}
         write_text(self.folder / SUMMARY, json.dumps(_finite(summary), indent=1, ensure_ascii=False) + "\n")
 
-    def append(self, entry: dict[str, Any]) -> None:
+    def append(self, entry: dict[str, Any]) -> float | None:
+        """Add a line, with the energy so far; the joules are also given back (None without a meter)."""
+        joules = None
+        if self.meter is not None:
+            joules = round(sum(self._by_method().values()), 3)
+            entry = {**entry, "joules": joules}
         self._log.write(_line(entry))
         self._log.flush()
         if self.trackers is not None:
             self.trackers.log(entry)
+        return joules
 
     def flush(self) -> None:
         """Make the log durable; called before a checkpoint, which must never be ahead of it."""
         os.fsync(self._log.fileno())
+        self._write_energy()
 
     def close(self) -> None:
         self._log.close()
+        if self.meter is not None:
+            self.meter.stop()
+            self._write_energy()
         if self.trackers is not None:
             self.trackers.close()
+
+    def _by_method(self) -> dict[str, float]:
+        assert self.meter is not None
+        spent = dict(self._spent)
+        spent[self.meter.method] = spent.get(self.meter.method, 0.0) + self.meter.joules()
+        return spent
+
+    def _write_energy(self) -> None:
+        if self.meter is not None:
+            rounded = {method: round(joules, 3) for method, joules in self._by_method().items()}
+            write_text(self.folder / ENERGY, json.dumps(rounded, indent=1, ensure_ascii=False) + "\n")
+
+    def _energy(self, tokens: int) -> dict[str, Any]:
+        spent = self._by_method()
+        joules = sum(spent.values())
+        return {
+            "joules": round(joules, 1),
+            "kilowatt_hours": joules / WATT_HOUR / 1000,
+            "joules_per_token": joules / tokens if tokens else None,
+            "method": "; ".join(spent),
+        }
+
+
+def _spent(folder: Path) -> dict[str, float]:
+    """What `energy.json` holds, and what the log says was spent after it was written."""
+    try:
+        said = json.loads((folder / ENERGY).read_text(encoding="utf-8"))
+        spent = {str(method): float(joules) for method, joules in said.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+    logged = max((line["joules"] for line in read_metrics(folder) if line.get("joules") is not None), default=0.0)
+    if spent:
+        last = next(reversed(spent))
+        spent[last] += max(logged - sum(spent.values()), 0.0)
+    return spent
 
 
 def entry_of(step: Step, loss: float, skipped_because: str) -> dict[str, Any]:
