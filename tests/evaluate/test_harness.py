@@ -197,8 +197,8 @@ def test_mistakes_are_one_sentence(folder, tmp_path, ours):
         ours.generate_until(requests(("The cat", {"max_gen_toks": 500})))
     with pytest.raises(MalmoiError, match="needs a model with a longer"):
         ours.loglikelihood(requests(("The cat", LONG)))
-    with pytest.raises(MalmoiError, match="no argument 'num_beams'"):
-        ours.generate_until(requests(("The cat", {"max_gen_toks": 5, "num_beams": 2})))
+    with pytest.raises(MalmoiError, match="no argument 'num_beam_groups'"):
+        ours.generate_until(requests(("The cat", {"max_gen_toks": 5, "num_beam_groups": 2})))
 
 
 def test_without_the_extra_the_error_names_it(monkeypatch):
