@@ -15,12 +15,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check --no-compile -c constraints.txt
 PYTEST_WORKERS ?= 2
 
-.PHONY: run test lint clean help
+.PHONY: run test test-ray lint clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make run    install and train a first GPT on this machine (a few minutes)"
 	@echo "make test   install what the tests need and run them (FAST=1 leaves the slow ones out)"
+	@echo "make test-ray  install Ray (80 MB) and run the tests that need it"
 	@echo "make lint   formatting, lint rules and types"
 	@echo "make clean  remove .venv, caches and runs/quickstart"
 
@@ -30,6 +31,10 @@ run: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --durations=15 \
 		$(if $(FAST),-m "not slow") $(ARGS)
+
+# Apart from the others: Ray starts many processes, and gives up where others keep them waiting.
+test-ray: $(VENV)/.installed-ray
+	@OMP_NUM_THREADS=1 MALMOI_TEST_RAY=1 $(BIN)/python -m pytest tests/data/test_cluster_shards.py --durations=5 $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	@status=0; \
@@ -63,6 +68,11 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 $(VENV)/.installed-test: $(VENV)/.installed
 	@echo "Installing what the tests need ..."
 	@$(PIP) --no-build-isolation --editable ".[test]"
+	@touch $@
+
+$(VENV)/.installed-ray: $(VENV)/.installed-test
+	@echo "Installing Ray ..."
+	@$(PIP) --no-build-isolation --editable ".[test,ray]"
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed-test

@@ -1,6 +1,7 @@
 """`malmoi data build | show | village`."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,13 @@ def test_build_and_show_a_token_file(malmoi, corpus: Path, finished_run: Path, t
     assert 0 < found["held_out_documents"] < 144
     malmoi("data", "build", corpus, "--tokenizer", finished_run, "--out", out).is_one_clear_error("already there")
     assert malmoi("data", "build", corpus, "--tokenizer", finished_run, "--out", out, "--overwrite").code == 0
+
+
+def test_ray_that_is_not_installed_is_named(malmoi, corpus: Path, finished_run: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    line = ("data", "build", corpus, "--tokenizer", finished_run, "--out", tmp_path / "tokens", "--ray", "local")
+    malmoi(*line).is_one_clear_error("malmoi[ray]")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_runs_own_token_file_shows_samples_and_licences(malmoi, finished_run: Path):

@@ -38,30 +38,35 @@ def build(
     field: Field = None,
     template: Template = None,
     held_out: Annotated[float, typer.Option(help=setting("DataConfig", "held_out"))] = 0.02,
-    workers: Annotated[int, typer.Option(min=0, help="Processes; 0: this one.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0: this one (with --ray: all).")] = 0,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="A Ray cluster does the work: auto, HOST:PORT; local starts one here."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a token file that is there.")] = False,
 ) -> None:
     """Make a token file: the memory-mapped ids that training reads.
+
+    However many workers share the work, on one machine or on many, the folder is the same, bit for bit.
 
     [bold]Examples[/bold]
 
     \b
     malmoi data build books/ reviews.jsonl --tokenizer my-tokenizer --out tokens/
     malmoi data build pairs.tsv --template "English: {en}\\nFrench: {fr}" --tokenizer my-tokenizer --out tokens/
+    malmoi data build crawl/ --tokenizer my-tokenizer --out tokens/ --ray auto
     """
     from malmoi.cli.tokenizer import open_tokenizer
+    from malmoi.data.cluster_shards import build_on_cluster
     from malmoi.data.shards import build as build_tokens
 
     data = data_config(paths, field, template, held_out)
-    documents = itertools.chain.from_iterable(_documents(data))
-    made = build_tokens(
-        documents,
-        open_tokenizer(tokenizer),
-        out,
-        held_out=data.held_out,
-        workers=workers,
-        overwrite=overwrite,
-    )
+    settings: dict[str, Any] = {"held_out": data.held_out, "workers": workers, "overwrite": overwrite}
+    if ray is not None:
+        made = build_on_cluster(data.sources, open_tokenizer(tokenizer), out, address=ray, **settings)
+    else:
+        documents = itertools.chain.from_iterable(_documents(data))
+        made = build_tokens(documents, open_tokenizer(tokenizer), out, **settings)
     screen = console()
     screen.print(
         f"{out}: {count(made.num_documents)} documents, {count(made.num_tokens)} tokens, {count(made.num_bytes)} bytes "

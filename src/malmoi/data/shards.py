@@ -73,6 +73,27 @@ def build(
     The folder appears whole or not at all: it is written under another name and renamed when its manifest is on disk.
     Raises `MalmoiError` where no document comes, the folder is in the way, or the disk is full.
     """
+    limits = Limits(shard_documents, shard_characters)
+    return assemble(
+        lambda aside: _write_shards(documents, tokenizer, aside, workers, limits, progress),
+        tokenizer,
+        folder,
+        held_out=held_out,
+        held_out_seed=held_out_seed,
+        overwrite=overwrite,
+    )
+
+
+def assemble(
+    write: Callable[[Path], list[WrittenShard]],
+    tokenizer: Any,
+    folder: str | Path,
+    *,
+    held_out: float,
+    held_out_seed: int,
+    overwrite: bool,
+) -> TokenFile:
+    """Have shards written into a hidden folder by `write`, add the manifest, let all of it appear by one rename."""
     folder = Path(folder)
     if not 0 <= held_out <= 0.5:
         raise MalmoiError(f"held_out={held_out} is not between 0 and 0.5 (the share of documents kept aside).")
@@ -86,7 +107,9 @@ def build(
     except OSError as error:
         raise MalmoiError(f"{folder}: cannot be written: {error.strerror or error}.") from None
     try:
-        shards = _write_shards(documents, tokenizer, aside, workers, shard_documents, shard_characters, progress)
+        shards = write(aside)
+        if not shards:
+            raise MalmoiError("There is no document to tokenise: the sources gave none.")
         manifest = _manifest(shards, tokenizer, aside, held_out, held_out_seed)
         _write(aside / MANIFEST, [json.dumps(manifest, ensure_ascii=False, indent=1).encode()])
         _take_place(aside, folder)
@@ -127,8 +150,24 @@ def _take_place(aside: Path, folder: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Where shards are cut: behind the document with which one of these is reached."""
+
+    documents: int = SHARD_DOCUMENTS
+    characters: int = SHARD_CHARACTERS
+
+    def reached(self, documents: int, characters: int) -> bool:
+        return documents >= self.documents or characters >= self.characters
+
+
+def characters_of(document: Document) -> int:
+    """How much of a shard's limit a document takes."""
+    return len(document.text) + sum(len(str(turn.get("content"))) for turn in document.messages or ())
+
+
 @dataclass
-class _Shard:
+class WrittenShard:
     """What the manifest says about one shard."""
 
     files: dict[str, dict[str, Any]]
@@ -150,9 +189,9 @@ def _start_worker(tokenizer: Any) -> None:
     _worker_tokenizer = tokenizer
 
 
-def _work(number: int, documents: list[Document] | Part, folder: str) -> _Shard | None:
+def _work(number: int, documents: list[Document] | Part, folder: str) -> WrittenShard | None:
     stream = documents() if callable(documents) else documents
-    return _write_shard(number, stream, _worker_tokenizer, Path(folder), None)
+    return write_shard(number, stream, _worker_tokenizer, Path(folder), None)
 
 
 def _write_shards(
@@ -160,12 +199,11 @@ def _write_shards(
     tokenizer: Any,
     aside: Path,
     workers: int,
-    shard_documents: int,
-    shard_characters: int,
+    limits: Limits,
     progress: Progress | None,
-) -> list[_Shard]:
-    parts = _parts(documents, shard_documents, shard_characters)
-    done: list[_Shard] = []
+) -> list[WrittenShard]:
+    parts = _parts(documents, limits)
+    done: list[WrittenShard] = []
 
     def report(more: tuple[int, int, int] = (0, 0, 0)) -> None:
         if progress is not None:
@@ -175,21 +213,17 @@ def _write_shards(
     if workers < 1:
         for number, part in enumerate(parts):
             stream = part() if callable(part) else part
-            shard = _write_shard(number, stream, tokenizer, aside, report)
+            shard = write_shard(number, stream, tokenizer, aside, report)
             done += [shard] if shard else []
             report()
     else:
         for shard in _in_processes(parts, tokenizer, aside, workers):
             done += [shard] if shard else []
             report()
-    if not done:
-        raise MalmoiError("There is no document to tokenise: the sources gave none.")
     return done
 
 
-def _parts(
-    documents: Iterable[Document] | Sequence[Part], shard_documents: int, shard_characters: int
-) -> Iterator[list[Document] | Part]:
+def _parts(documents: Iterable[Document] | Sequence[Part], limits: Limits) -> Iterator[list[Document] | Part]:
     if isinstance(documents, Sequence) and documents and callable(documents[0]):
         yield from documents  # type: ignore[misc]
         return
@@ -198,8 +232,8 @@ def _parts(
     for document in documents:
         assert isinstance(document, Document)
         part.append(document)
-        size += len(document.text) + sum(len(str(turn.get("content"))) for turn in document.messages or ())
-        if len(part) >= shard_documents or size >= shard_characters:
+        size += characters_of(document)
+        if limits.reached(len(part), size):
             yield part
             part, size = [], 0
     if part:
@@ -208,11 +242,11 @@ def _parts(
 
 def _in_processes(
     parts: Iterator[list[Document] | Part], tokenizer: Any, aside: Path, workers: int
-) -> Iterator[_Shard | None]:
+) -> Iterator[WrittenShard | None]:
     import multiprocessing
 
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (tokenizer,))
-    waiting: deque[Future[_Shard | None]] = deque()
+    waiting: deque[Future[WrittenShard | None]] = deque()
     try:
         for number, part in enumerate(parts):
             waiting.append(pool.submit(_work, number, part, str(aside)))
@@ -299,13 +333,13 @@ def _learned(document: Document, ids: Sequence[int], tokenizer: Any) -> Sequence
     return mask
 
 
-def _write_shard(
+def write_shard(
     number: int,
     documents: Iterable[Document],
     tokenizer: Any,
     folder: Path,
     report: Callable[[tuple[int, int, int]], None] | None,
-) -> _Shard | None:
+) -> WrittenShard | None:
     """Tokenise documents and write one shard's files. Until then its tokens wait in memory, 2 or 4 bytes each."""
     id_type = id_dtype(len(tokenizer))
     ids: list[np.ndarray] = []
@@ -350,7 +384,7 @@ def _write_shard(
     }
     stem = f"shard-{number:05d}"
     files = {f"{stem}.{kind}": _write(folder / f"{stem}.{kind}", content) for kind, content in contents.items()}
-    return _Shard(files, len(table), tokens, size, max(int(one.max()) for one in ids), _listed(sources, table))
+    return WrittenShard(files, len(table), tokens, size, max(int(one.max()) for one in ids), _listed(sources, table))
 
 
 def _listed(sources: dict[tuple[str, str], int], table: np.ndarray) -> list[dict[str, Any]]:
@@ -369,7 +403,9 @@ def id_dtype(vocab_size: int) -> np.dtype[Any]:
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
-def _manifest(shards: list[_Shard], tokenizer: Any, aside: Path, held_out: float, held_out_seed: int) -> dict[str, Any]:
+def _manifest(
+    shards: list[WrittenShard], tokenizer: Any, aside: Path, held_out: float, held_out_seed: int
+) -> dict[str, Any]:
     special = set(tokenizer.special_tokens.values())
     ruler = [0 if token in special else len(tokenizer.token_bytes(token)) for token in range(len(tokenizer))]
     return {
