@@ -18,6 +18,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "generate": ("generate", "Let a model continue a text."),
     "chat": ("chat", "Talk with a model."),
     "eval": ("evaluate", "Measure a model: answers by task, bits per byte of text."),
+    "sweep": ("sweep", "Find good settings by many short trainings."),
+    "scale": ("scale", "What more data or size would buy, from small runs."),
     "runs": ("runs", "Training runs side by side; their curves in one picture."),
     "verify": ("verify", "Prove the promises of exactness on your own recipe."),
     "adapter": ("adapter", "Merge a LoRA adapter into its model."),

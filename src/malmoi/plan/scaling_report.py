@@ -124,8 +124,8 @@ def _remarks(found: Mapping[str, Any]) -> list[str]:
     least = min(run["loss"] for run in found["runs"])
     if law["E"]["value"] < NO_FLOOR * least:
         said.append(
-            "E came out as 0: these runs are so far from where the loss must end that they show no floor. Every text has "
-            "one, so the gains far away are too good to be true."
+            "E came out as 0: these runs are so far from where the loss must end that they show no floor. Every text "
+            "has one, so the gains far away are too good to be true."
         )
     elif law["E"]["low"] < 0.5 * law["E"]["value"]:
         said.append(
@@ -141,8 +141,8 @@ def _remarks(found: Mapping[str, Any]) -> list[str]:
         )
     if found["too_far"]:
         said.append(
-            f"Too far to say anything about: {', '.join(found['too_far'])} (more than {FARTHEST:,.0f} times the largest "
-            f"run). A larger --budget brings the runs nearer."
+            f"Too far to say anything about: {', '.join(found['too_far'])} (more than {FARTHEST:,.0f} times beyond the "
+            f"largest run). A larger --budget brings the runs nearer."
         )
     unique = found["unique_tokens"]
     if unique:
