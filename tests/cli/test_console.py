@@ -78,3 +78,11 @@ def test_broken_utf8_on_standard_input_names_the_byte(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"abc\xffdef")))
     with pytest.raises(MalmoiError, match=r"byte 3 \(0xff\)"):
         console.read_stdin()
+
+
+@pytest.mark.parametrize(
+    ("joules", "expected"),
+    [(0, "0 J"), (0.0012, "1.2 mJ"), (5, "5 J"), (999, "999 J"), (1234, "1.23 kJ"), (3.6e6, "3.6 MJ")],
+)
+def test_energy(joules, expected):
+    assert console.energy(joules) == expected

@@ -26,10 +26,20 @@ def test_runs_are_listed_best_first(two, malmoi, monkeypatch):
     assert outcome.code == 0, outcome
     good, worse = json.loads(outcome.out)
     assert good["finished"] and good["folder"].endswith("good") and good["parameters"] > 0 and good["steps"] == 6
+    spent = json.loads((two / "good" / "summary.json").read_text(encoding="utf-8"))["energy"]
+    assert good["joules"] == pytest.approx(spent["joules"], abs=0.1) and good["energy_method"] == spent["method"]
+    assert good["joules_per_token"] == spent["joules_per_token"] > 0
+    assert worse["joules"] is worse["energy_method"] is None
     assert not worse["finished"] and worse["best_held_out_loss"] == 9.5 and worse["steps"] == 2
     monkeypatch.chdir(two.parent)
     shown = malmoi("runs").out
     assert shown.index("good") < shown.index("worse") and "2 …" in shown
+
+
+def test_an_estimate_is_marked_as_one(two, malmoi):
+    for method, said in (("measured (RAPL)", " 1.23 kJ"), ("estimated (a table)", "~1.23 kJ")):
+        (two / "good" / "energy.json").write_text(json.dumps({method: 1234.0}), encoding="utf-8")
+        assert said in malmoi("runs", two / "good").out
 
 
 def test_one_picture(two, tmp_path, malmoi):

@@ -33,6 +33,18 @@ def test_files_to_a_model_with_lines_of_progress(malmoi, corpus: Path, tmp_path:
     assert "\x1b" not in outcome.out
 
 
+def test_trackers_by_name(malmoi, corpus: Path, tmp_path: Path):
+    line = ["train", "--data", corpus, "--size", "nano", "--steps", 2, *SMALL, "--out", tmp_path / "run"]
+    malmoi(*line, "--track", "wandbb").is_one_clear_error("--track wandbb", "wandb", "tensorboard, trackio, wandb")
+    assert not (tmp_path / "run").exists()
+    pytest.importorskip("tensorboard")
+    outcome = malmoi(*line, "--track", "tensorboard, tensorboard")
+    assert outcome.code == 0, outcome.err
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+    assert Recipe.from_yaml(tmp_path / "run" / "recipe.yaml").train["track"] == ["tensorboard"]
+    assert "Energy: " in outcome.out and " a token; " in outcome.out and "kWh" in outcome.out
+
+
 def test_the_run_speaks_the_persons_language(malmoi, corpus: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("LANG", "ko_KR.UTF-8")
     outcome = malmoi("train", "--data", corpus, "--size", "nano", "--steps", 1, *SMALL, "--out", tmp_path / "run")

@@ -75,6 +75,13 @@ def short(number: float) -> str:
     return f"{number:.3g}"
 
 
+def energy(joules: float) -> str:
+    """1234 -> '1.23 kJ'; 0.0012 -> '1.2 mJ'."""
+    if abs(joules) >= 1e3:
+        return f"{short(joules)}J"
+    return f"{joules:.3g} J" if abs(joules) >= 1 or not joules else f"{joules * 1e3:.3g} mJ"
+
+
 def duration(seconds: float) -> str:
     """125 -> '2:05'; 4000 -> '1:06:40'."""
     whole = max(int(seconds), 0)

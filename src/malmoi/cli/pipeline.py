@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from malmoi.cli import preparing, transfer
+from malmoi.cli import facts, preparing, transfer
 from malmoi.cli.console import language
 from malmoi.cli.folders import MODEL, RECIPE, TOKENS, model_folder
 from malmoi.cli.tokenizer import document_texts
@@ -354,7 +354,7 @@ def save_model(model: GPT4LMHeadModel, tokenizer: GPT4Tokenizer, settings: Setti
     show(Stage("save", f"writing {place}"))
     own = model.generation_config.model_dump()
     model.generation_config = GenerationConfig(**{**own, **settings.recipe.generation})
-    huggingface.save(model, place, tokenizer=tokenizer)
+    huggingface.save(model, place, tokenizer=tokenizer, facts=facts.gather(settings.recipe, folder))
     trained_by = folder / CONFIG if (folder / CONFIG).is_file() else folder / RECIPE
     write_text(place / RECIPE, trained_by.read_text(encoding="utf-8"))
     return place

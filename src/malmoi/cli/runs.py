@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from malmoi.cli.console import console, duration, print_json, short, table
+from malmoi.cli.console import console, duration, energy, print_json, short, table
 from malmoi.config import MalmoiError
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
@@ -61,7 +61,7 @@ def _find(places: list[Path]) -> list[Path]:
 
 def _read(folder: Path) -> dict[str, Any]:
     """One run as a record, finished or not; what is not known is None."""
-    from malmoi.train.record import read_metrics
+    from malmoi.train.record import read_energy, read_metrics
 
     lines = read_metrics(folder)
     last = lines[-1] if lines else {}
@@ -73,6 +73,7 @@ def _read(folder: Path) -> dict[str, Any]:
         finished = True
     except (OSError, ValueError):
         finished = False
+    spent = read_energy(folder)
     bits = [line["bpb"] for line in lines if line.get("bpb") is not None]
     return {
         "folder": str(folder),
@@ -88,6 +89,9 @@ def _read(folder: Path) -> dict[str, Any]:
         "gap": next((line["gap"] for line in reversed(lines) if line.get("gap") is not None), None),
         "recited": (summary.get("memorization") or {}).get("training"),
         "skipped": last.get("skipped", 0),
+        "joules": sum(spent.values()) if spent else None,
+        "joules_per_token": (summary.get("energy") or {}).get("joules_per_token"),
+        "energy_method": "; ".join(spent) or None,
         "lines": lines,
     }
 
@@ -109,12 +113,20 @@ def _table(found: list[dict[str, Any]]) -> Any:
             number(run["bits_per_byte"], ".3f"),
             number(run["gap"], "+.3f"),
             number(run["recited"], ".0%"),
+            _energy(run),
             run["skipped"] or "",
         )
         for run in found
     ]
-    headings = "run >parameters >steps >tokens >time >loss >held-out >at >bits/byte >gap >recited >skipped"
+    headings = "run >parameters >steps >tokens >time >loss >held-out >at >bits/byte >gap >recited >energy >skipped"
     return table(headings.split(), rows)
+
+
+def _energy(run: dict[str, Any]) -> str:
+    """Joules; with a ~ where they, or a part of them, are estimated."""
+    if run["joules"] is None:
+        return ""
+    return ("~" if "estimated" in run["energy_method"] else "") + energy(run["joules"])
 
 
 def _draw(found: list[dict[str, Any]], path: Path) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
+import typing
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from malmoi.cli import preparing
-from malmoi.cli.console import console, duration, setting
+from malmoi.cli.console import console, duration, energy, setting
 from malmoi.cli.data import unescaped
 from malmoi.cli.folders import ADAPTER, RECIPE, model_folder
 from malmoi.cli.transfer import lora_from
-from malmoi.config import MalmoiError, Recipe
+from malmoi.config import MalmoiError, Recipe, TrainConfig, nearest
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
@@ -41,6 +43,9 @@ def train(
         str | None,
         typer.Option(help=setting("Recipe", "lora") + " Such as r=8,alpha=16,dropout=0.05,targets=q_proj+v_proj."),
     ] = None,
+    track: Annotated[
+        str | None, typer.Option(help=setting("TrainConfig", "track") + " Several: tensorboard,wandb.")
+    ] = None,
     changes: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any setting of the recipe: --set train.learning_rate=0.01. May be repeated."),
@@ -58,6 +63,7 @@ def train(
     malmoi train --data books/ --size micro --minutes 10 --out runs/books
     malmoi train recipes/village.yaml --set train.learning_rate=0.01 --out runs/faster
     malmoi train --resume --out runs/books
+    malmoi train recipes/village.yaml --track tensorboard,trackio
     malmoi train --from runs/books --steps 300 --out runs/more
     malmoi train --from runs/books --data letters/ --set train.learning_rate=0.0003
     malmoi train --from runs/books --data letters/ --lora r=8,alpha=16
@@ -71,6 +77,7 @@ def train(
         "train.max_minutes": minutes,
         "train.max_steps": steps,
         "train.num_train_epochs": epochs,
+        "train.track": None if track is None else trackers_from(track),
     }
     given = {name: value for name, value in options.items() if value is not None}
     folder = out or _default_folder(recipe, data)
@@ -104,6 +111,8 @@ def _run(recipe: Recipe, folder: Path, resume: bool) -> None:
         say.print(
             f"Trained in {duration(result.last.seconds)}: {result.last.tokens:,} tokens, {result.last.step:,} steps."
         )
+    for line in _energy(folder):
+        say.print(line, markup=False)
     if screen.bits_per_byte is not None:
         say.print(f"Held-out text: {screen.bits_per_byte:.3f} bits per byte.")
     if recipe.lora is not None:
@@ -111,6 +120,28 @@ def _run(recipe: Recipe, folder: Path, resume: bool) -> None:
     say.print(f"The model is in {result.model_folder}. Try:", markup=False)
     for line in (f'generate {folder} "..."', f"eval {folder}", f"params {folder}"):
         say.print(f"  malmoi {line}", markup=False)
+
+
+def trackers_from(words: str) -> list[str]:
+    """`tensorboard,wandb` as names that are known."""
+    known = typing.get_args(typing.get_args(TrainConfig.model_fields["track"].annotation)[0])
+    names = [name.strip() for name in words.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise MalmoiError(f"--track {name}: is not known.{nearest(name, known)} Known: {', '.join(known)}.")
+    return list(dict.fromkeys(names))
+
+
+def _energy(folder: Path) -> list[str]:
+    """What the run took, by its summary."""
+    from malmoi.train.record import SUMMARY
+
+    try:
+        spent = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["energy"]
+        each = f", {energy(spent['joules_per_token'])} a token" if spent["joules_per_token"] is not None else ""
+        return [f"Energy: {energy(spent['joules'])} ({spent['kilowatt_hours']:.3g} kWh){each}; {spent['method']}."]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _recipe(

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from malmoi.config import GenerationConfig, MalmoiError, ModelConfig, nearest
 from malmoi.formats import families, hub, loading, weights
 from malmoi.formats.atomic import carry, recover, replaced
-from malmoi.formats.card import card, may_replace
+from malmoi.formats.card import FACTS, card, may_replace, read_facts
 from malmoi.layers import count_parameters
 from malmoi.model.gpt import GPT4LMHeadModel
 from malmoi.tokens import foreign
@@ -39,14 +39,19 @@ class SavesItself(Protocol):
 
 
 def save(
-    model: GPT4LMHeadModel, folder: str | Path, tokenizer: SavesItself | None = None, packed: bool = False
+    model: GPT4LMHeadModel,
+    folder: str | Path,
+    tokenizer: SavesItself | None = None,
+    packed: bool = False,
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a model folder, all at once: whatever stops it, the folder is what it was before.
 
-    Other files of an existing model folder (a tokenizer saved earlier, a changed README) stay. `packed` stores the
-    experts of a gpt-oss layout in four bits a weight, as that family is published (`malmoi.formats.mxfp4`): about a
-    quarter of the size, and rounded. Raises `MalmoiError` when the disk refuses, when the folder holds other things
-    than a model, or for a layout that cannot be packed.
+    Other files of an existing model folder (a tokenizer saved earlier, a changed README) stay. `facts` are those of the
+    run that made the model (`malmoi.formats.card`); they are kept in the folder, and its card tells them. `packed`
+    stores the experts of a gpt-oss layout in four bits a weight, as that family is published (`malmoi.formats.mxfp4`):
+    about a quarter of the size, and rounded. Raises `MalmoiError` when the disk refuses, when the folder holds other
+    things than a model, or for a layout that cannot be packed.
     """
     folder = Path(folder).expanduser().absolute()
     recover(folder)
@@ -68,9 +73,12 @@ def save(
             if vocabulary is not None:
                 said.setdefault(families.EXTRA, {})["vocabulary"] = _mark(vocabulary)
             _write_json(new / GENERATION, _to_generation(model.generation_config))
+            if facts is not None:
+                _write_json(new / FACTS, facts)
             if may_replace(new / CARD):
                 (new / CARD).unlink(missing_ok=True)
-                (new / CARD).write_text(card(config, family, folder.name), encoding="utf-8")
+                page = card(config, family, folder.name, read_facts(new))
+                (new / CARD).write_text(page, encoding="utf-8")
             _write_json(new / CONFIG, said)
         except SafetensorError as error:
             raise OSError(str(error)) from None

@@ -21,7 +21,7 @@ import torch
 import yaml
 
 from malmoi.tokens.folder import write_text
-from malmoi.train.energy import WATT_HOUR, Meter
+from malmoi.train.energy import WATT_HOUR, Meter, processor
 from malmoi.train.progress import Step
 from malmoi.train.trackers import Trackers
 
@@ -41,7 +41,7 @@ class Record:
         self.folder, self.meter = folder, meter
         self.trackers: Trackers | None = None  # who else is told
         folder.mkdir(parents=True, exist_ok=True)
-        self._spent = _spent(folder) if keep_through else {}  # joules of earlier sessions by method
+        self._spent = read_energy(folder) if keep_through else {}  # joules of earlier sessions by method
         if meter is not None:
             meter.start()
         kept = [line for line in read_metrics(folder) if line["step"] <= keep_through]
@@ -56,6 +56,7 @@ class Record:
     def conclude(self, summary: dict[str, Any]) -> None:
         """Write `summary.json`, the final report for programs; numbers that are none become null."""
         if self.meter is not None:
+            self.meter.stop()
             summary = {**summary, "energy": self._energy(summary.get("tokens") or 0)}
         write_text(self.folder / SUMMARY, json.dumps(_finite(summary), indent=1, ensure_ascii=False) + "\n")
 
@@ -106,8 +107,8 @@ class Record:
         }
 
 
-def _spent(folder: Path) -> dict[str, float]:
-    """What `energy.json` holds, and what the log says was spent after it was written."""
+def read_energy(folder: Path) -> dict[str, float]:
+    """Joules of a run by method: what `energy.json` holds, and what the log says was spent after it was written."""
     try:
         said = json.loads((folder / ENERGY).read_text(encoding="utf-8"))
         spent = {str(method): float(joules) for method, joules in said.items()}
@@ -183,6 +184,7 @@ def versions() -> dict[str, Any]:
         **{name: version(name) for name in LIBRARIES},
         "system": platform.platform(),
         "machine": platform.machine(),
+        "processor": processor()[0],
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
