@@ -175,7 +175,7 @@ def test_a_sweep_without_a_single_finished_trial_gives_up(tmp_path):
         raise MalmoiError("It cannot be.")
 
     study = sweep(tmp_path)
-    with pytest.raises(MalmoiError, match="Not one of 10 trials.*It cannot be"):
+    with pytest.raises(MalmoiError, match=r"Not one of 10 trials.*It cannot be"):
         for _ in range(11):
             study.try_next(refused)
 

@@ -128,7 +128,7 @@ def fit(points: Iterable[Point], *, delta: float | None = None, bootstraps: int 
     Raises `MalmoiError` where the runs cannot tell the five numbers apart: fewer than six, or fewer than three sizes
     or token counts, or a loss that is not a positive number.
     """
-    given = tuple(points)
+    given = tuple(sorted(points, key=lambda point: (point.parameters, point.tokens)))  # whoever lists them how
     _check(given)
     parameters, tokens, losses = (
         np.array([getattr(point, name) for point in given], dtype=np.float64)
