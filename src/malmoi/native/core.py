@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from malmoi.config import MalmoiError
 from malmoi.native.description import tensors
-from malmoi.native.folder import Opened, open_folder
+from malmoi.native.packed_folder import Opened, open_folder
 from malmoi.native.interface import (
     BLOCK_SIZE,
     ROLES,
@@ -39,7 +39,7 @@ from malmoi.native.interface import (
     TensorStruct,
 )
 from malmoi.native.library import INSTRUCTIONS, check, load
-from malmoi.native.packing import Packed, up_to
+from malmoi.native.packed import Packed, up_to
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -117,9 +117,15 @@ class NativeModel:
         num_blocks: int | None = None,
         threads: int | None = None,
         instructions: str | None = None,
+        mapped: bool = False,
     ) -> NativeModel:
-        """The model of a folder written by `malmoi quantise`; torch is not needed and not imported."""
-        return cls(open_folder(Path(folder).expanduser()), num_blocks, threads, instructions)
+        """The model of a folder written by `malmoi quantise`; torch is not needed and not imported.
+
+        `mapped` reads the weights from the file's memory map: no copy, shared with other processes, and slower for
+        each token than the copy in huge pages that is made otherwise.
+        """
+        opened = open_folder(Path(folder).expanduser())
+        return cls(opened if mapped else opened.settled(), num_blocks, threads, instructions)
 
     @classmethod
     def from_model(
@@ -135,9 +141,9 @@ class NativeModel:
 
         Raises `UnsupportedModelError` for a model that the engine does not compute: use torch for it.
         """
-        from malmoi.native.quantise import prepare
+        from malmoi.native.prepare import prepare
 
-        return cls(prepare(model, to, head), num_blocks, threads, instructions)
+        return cls(prepare(model, to, head).settled(), num_blocks, threads, instructions)
 
     @property
     def vocab_size(self) -> int:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from malmoi.native.packing import GROUP, up_to
+from malmoi.native.packed import GROUP, up_to
 
 _ROWS = 256  # rounded together: few enough for the second-level cache
 _INT8_SHRINKS = (1.0, 0.97, 0.94, 0.9)

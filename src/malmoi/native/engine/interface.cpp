@@ -77,8 +77,7 @@ int32_t malmoi_cache_copy(malmoi_cache *cache, int64_t source, int64_t target) {
       if (block < 0 || block >= cache->blocks)
         throw malmoi::Failure(MALMOI_BAD_BATCH, "block " + std::to_string(block) + " is not one of the cache's " +
                                                     std::to_string(cache->blocks));
-    for (int64_t layer = 0; layer < cache->layers; ++layer)
-      std::memmove(cache->block(layer, target), cache->block(layer, source), cache->block_halves * 2);
+    std::memmove(cache->block(0, target), cache->block(0, source), cache->stride() * sizeof(uint16_t));
   });
 }
 
@@ -86,6 +85,7 @@ int32_t malmoi_step(malmoi_model *model, malmoi_cache *cache, const malmoi_batch
   return guarded([&] {
     if (!model || !cache || !batch) missing(MALMOI_BAD_BATCH);
     std::lock_guard<std::mutex> alone(model->busy);
-    malmoi::step(*model, *cache, *batch, model->team, model->scratch);
+    model->leave_forked_team();
+    malmoi::step(*model, *cache, *batch, *model->team, model->scratch);
   });
 }

@@ -1,5 +1,6 @@
 // A model as the engine sees it: sizes, and for every layer its matrices and vectors.
 #pragma once
+#include <memory>
 #include <mutex>
 #include <vector>
 
@@ -47,11 +48,12 @@ const char *kernel_names();
 struct malmoi_cache {
   int64_t layers = 0, blocks = 0;
   size_t block_halves = 0, head_halves = 0;
-  malmoi::Array<uint16_t> memory;  // [layers][blocks][heads] keys, then values
+  malmoi::Array<uint16_t> memory;  // [blocks][layers][heads] keys, then values
 
   uint16_t *block(int64_t layer, int64_t number) const {
-    return memory.data() + static_cast<size_t>(layer * blocks + number) * block_halves;
+    return memory.data() + static_cast<size_t>(number * layers + layer) * block_halves;
   }
+  size_t stride() const { return block_halves * static_cast<size_t>(layers); }  // from one block to the next
 };
 
 namespace malmoi {
@@ -69,6 +71,13 @@ void step(const Model &model, malmoi_cache &cache, const malmoi_batch &batch, Te
 
 struct malmoi_model : malmoi::Model {
   std::mutex busy;
-  malmoi::Team team;
+  std::unique_ptr<malmoi::Team> team = std::make_unique<malmoi::Team>();
   malmoi::Scratch scratch;
+
+  void leave_forked_team() {
+    if (!team->forked()) return;
+    static_cast<void>(team.release());
+    team = std::make_unique<malmoi::Team>();
+  }
+  ~malmoi_model() { leave_forked_team(); }
 };

@@ -142,6 +142,4 @@ inline I dot8(I sum, Bytes w, const int8_t *x) {
           products(sum.b, _mm256_abs_epi8(w.b), _mm256_sign_epi8(activations, w.b))};
 }
 
-inline void prefetch(const void *p) { _mm_prefetch(static_cast<const char *>(p), _MM_HINT_T0); }
-
 }  // namespace avx2

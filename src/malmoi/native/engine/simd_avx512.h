@@ -88,6 +88,4 @@ inline I dot4(I sum, Bytes w, const int8_t *x) { return _mm512_dpbusd_epi32(sum,
 inline Bytes prepared8(Bytes w) { return w; }
 inline I dot8(I sum, Bytes w, const int8_t *x) { return dot4(sum, w, x); }
 
-inline void prefetch(const void *p) { _mm_prefetch(static_cast<const char *>(p), _MM_HINT_T0); }
-
 }  // namespace avx512

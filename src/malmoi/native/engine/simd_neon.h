@@ -148,6 +148,4 @@ inline Bytes prepared8(Bytes w) {
 }
 inline I dot8(I sum, Bytes w, const int8_t *x) { return dot4(sum, w, x); }
 
-inline void prefetch(const void *p) { __builtin_prefetch(p); }
-
 }  // namespace

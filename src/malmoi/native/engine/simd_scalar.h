@@ -159,6 +159,4 @@ inline I dot4(I sum, Bytes w, const int8_t *x) {
 inline Bytes prepared8(Bytes w) { return w; }  // once for all rows of a tile
 inline I dot8(I sum, Bytes w, const int8_t *x) { return dot4(sum, w, x); }
 
-inline void prefetch(const void *) {}
-
 }  // namespace scalar

@@ -202,7 +202,7 @@ class Step {
     q.count = tile.count, q.head_size = D, q.span = plan_.span, q.sinks = layer.sinks != nullptr;
     q.scale = 1.0f / std::sqrt(static_cast<float>(D));
     q.cache = cache_.block(index, 0) + static_cast<size_t>(shared_head) * cache_.head_halves;
-    q.block_stride = cache_.block_halves;
+    q.block_stride = cache_.stride();
     q.table = batch_.tables + batch_.sequence[tile.row] * batch_.table_width;
     q.scores = b_.attention + member * QUERIES * plan_.span;
     for (int i = 0; i < tile.count; ++i) {

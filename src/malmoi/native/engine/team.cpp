@@ -94,21 +94,11 @@ void Team::stop() {
   ending_ = false;
 }
 
-Team::~Team() {
-  if (forked()) forget();
-  else stop();
-}
+Team::~Team() { stop(); }
 
 bool Team::forked() const { return !threads_.empty() && process_ != static_cast<long>(getpid()); }
 
-// In a child process the threads are only names; to join one would wait forever.
-void Team::forget() {
-  for (std::thread &thread : threads_) thread.detach();
-  threads_.clear();
-}
-
 void Team::run(int size, const std::function<void(int)> &job) {
-  if (forked()) forget();
   if (static_cast<size_t>(size) != threads_.size() + 1) {
     stop();
     start(size);

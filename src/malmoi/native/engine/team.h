@@ -20,6 +20,10 @@ class Team {
   // Runs `job(member)` on `size` threads, the caller being member 0. The job may not throw.
   void run(int size, const std::function<void(int)> &job);
 
+  // Whether this is a child process, in which the threads do not exist. Such a team cannot be used, nor destroyed: what
+  // its threads held when the process was copied is held forever.
+  bool forked() const;
+
   // Inside a job: nobody goes on before all have come. Work that was handed out by `next` begins anew.
   void barrier();
 
@@ -34,8 +38,6 @@ class Team {
   void start(int size);
   void stop();
   void work(int member);
-  bool forked() const;
-  void forget();
   template <class Ready> void wait(Ready ready);
   void wake();
 

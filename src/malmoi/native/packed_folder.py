@@ -1,9 +1,9 @@
 """A quantised model folder: written packed, opened by a memory map.
 
-`model.safetensors` holds every matrix in the layout that the kernels read (`malmoi.native.packing`), under the model's
+`model.safetensors` holds every matrix in the layout that the kernels read (`malmoi.native.packed`), under the model's
 own name and a suffix: `….weight.int8` and `….weight.scales`, `….int4` and `….scales`, `….bfloat16`, `….float32`. Matrices come
-first and begin at multiples of 64 bytes, so that the file is used where it lies: nothing is copied or converted, pages
-come from the disk when they are first read, and several processes share them. `config.json` says under
+first and begin at multiples of 64 bytes, so that the file can be used where it lies, by its memory map: nothing is
+converted, and several processes share it. Copying it once into huge pages is faster for each token, and the default. `config.json` says under
 `quantization_config` how the weights were rounded, the version of the layout, and the model's settings in our own words,
 so that this path needs neither torch nor the configuration's class.
 
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from malmoi.config import MalmoiError
 from malmoi.native.description import Description, Tensor, describe, tensors
 from malmoi.native.interface import Kind
-from malmoi.native.packing import ALIGNMENT, LAYOUT_VERSION, STORED, Packed, aligned, packed_shape, scales_shape
+from malmoi.native.packed import ALIGNMENT, LAYOUT_VERSION, STORED, Packed, aligned, packed_shape, scales_shape, settled
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 METHOD = "malmoi"  # quant_method
@@ -43,6 +43,17 @@ class Opened:
 
     description: Description
     tensors: Stored
+
+    def settled(self) -> Opened:
+        """The same with all matrices copied into huge pages (`malmoi.native.packed.settled`)."""
+        packed = {name: tensor for name, tensor in self.tensors.items() if isinstance(tensor, Packed)}
+        arrays = [array for tensor in packed.values() for array in (tensor.data, tensor.scales) if array is not None]
+        copies = iter(settled(arrays))
+        moved = {
+            name: Packed(tensor.kind, next(copies), None if tensor.scales is None else next(copies))
+            for name, tensor in packed.items()
+        }
+        return Opened(self.description, {**self.tensors, **moved})
 
 
 def suffix(kind: Kind) -> str:

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from malmoi.config import MalmoiError, nearest
 from malmoi.native.description import FREQUENCIES, Description, Tensor, describe, tensors
-from malmoi.native.folder import CONFIG, METHOD, WEIGHTS, Opened, write_weights
+from malmoi.native.packed_folder import CONFIG, METHOD, WEIGHTS, Opened, write_weights
 from malmoi.native.interface import Kind
-from malmoi.native.packing import GROUP, LAYOUT_VERSION, Packed, pack
+from malmoi.native.packed import GROUP, LAYOUT_VERSION, Packed, pack
 from malmoi.native.rounding import round_int4, round_int8
 
 if TYPE_CHECKING:

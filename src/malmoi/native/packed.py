@@ -17,7 +17,9 @@ N outputs, K inputs, E experts
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import mmap
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +29,7 @@ from malmoi.native.interface import Kind
 
 LANES, GROUP, ALIGNMENT = 16, 64, 64
 LAYOUT_VERSION = 1
+_HUGE_PAGE = 2**21
 STEP: Mapping[Kind, int] = {Kind.FLOAT32: 1, Kind.BFLOAT16: 2, Kind.INT8: 4, Kind.INT4: 8}
 STORED: Mapping[Kind, type[np.generic]] = {
     Kind.FLOAT32: np.float32,
@@ -75,6 +78,28 @@ def aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[np.gener
     memory = np.empty(size + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
     return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def settled(arrays: Sequence[NDArray[np.generic]]) -> list[NDArray[np.generic]]:
+    """Copies of the arrays in one piece of memory, each at a cache line, in huge pages where the system has them.
+
+    A decoding step reads all weights once. From pages of 4 kB, as in a file's map, a core reads little more than half
+    as fast as from pages of 2 MB: most of the rest of the time it looks up where the next page lies.
+    """
+    offsets, end = [], 0
+    for array in arrays:
+        offsets.append(end)
+        end = up_to(end + array.nbytes, ALIGNMENT)
+    memory = mmap.mmap(-1, max(up_to(end, _HUGE_PAGE), _HUGE_PAGE))
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a wish: a kernel may be built without
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    copies = []
+    for array, offset in zip(arrays, offsets, strict=True):
+        copy = np.frombuffer(memory, array.dtype, array.size, offset).reshape(array.shape)
+        copy[...] = array
+        copies.append(copy)
+    return copies
 
 
 def pack(kind: Kind, numbers: NDArray[np.generic], scales: NDArray[np.floating] | None = None) -> Packed:
