@@ -50,7 +50,7 @@ def test_a_sweep_leaves_a_report_and_a_recipe_and_goes_on(recipe, malmoi, tmp_pa
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(recipe, malmoi, tmp_path):
+def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(recipe, malmoi, tmp_path, monkeypatch):
     straight = [*OVER, "--trials", 3, "--out", "straight"]
     assert malmoi("sweep", recipe, *straight).code == 0
     whole = sweep_module.Sweep._train
