@@ -1,7 +1,8 @@
-"""Builds the native engine where there is a C++ compiler; without one, Malmoi installs all the same and uses torch.
+"""Builds the native code where there is a C++ compiler; without one, Malmoi installs all the same and uses torch.
 
-Everything else about the package stands in pyproject.toml. The engine is a plain shared library without a line of
-Python's C API: it is loaded by ctypes, and one build serves every version of Python on its platform.
+Everything else about the package stands in pyproject.toml. Both parts, the engine that writes and the fused steps of
+training, are plain shared libraries without a line of Python's C API: they are loaded by ctypes, and one build serves
+every version of Python on its platform.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ENGINE = Path("src/malmoi/native/engine")
+FUSED = "src/malmoi/model/fused.cpp"
+# Sums may be reordered, so that they become vectors; infinities and NaN keep their meaning.
+FUSED_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
+FUSED_FLAGS += ["-fno-signed-zeros", "-fassociative-math"]
 X86 = {
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
     # gcc 12 takes its own header's undefined lanes for ours
@@ -44,9 +49,13 @@ class BuildEngine(build_ext):
             if os.environ.get("MALMOI_NATIVE_REQUIRED"):
                 raise
             reason = str(error).strip().splitlines()
-            print(f"Malmoi: the native engine is not built, torch is used instead ({reason[-1] if reason else error}).")
+            print(f"Malmoi: {ext.name} is not built, torch is used instead ({reason[-1] if reason else error}).")
 
     def _build(self, ext: Extension) -> None:
+        if ext.sources == [FUSED]:
+            flags = ["/std:c++17", "/O2", "/fp:precise"] if self.compiler.compiler_type == "msvc" else FUSED_FLAGS
+            objects = self.compiler.compile([FUSED], output_dir=self.build_temp, extra_postargs=flags)
+            return self._link(ext, objects, [])
         kind = machine()
         flags = {"x86": X86, "arm": ARM, "other": {}}[kind]
         microsoft = self.compiler.compiler_type == "msvc"
@@ -67,10 +76,12 @@ class BuildEngine(build_ext):
                 extra_postargs=[*general, *special.get(source.name, [])],
                 depends=[str(path) for path in ENGINE.iterdir()],
             )
+        self._link(ext, objects, [] if microsoft else ["-pthread", *os.environ.get("MALMOI_NATIVE_FLAGS", "").split()])
+
+    def _link(self, ext: Extension, objects: list[str], flags: list[str]) -> None:
         place = Path(self.get_ext_fullpath(ext.name))
         place.parent.mkdir(parents=True, exist_ok=True)
-        linking = [] if microsoft else ["-pthread", *os.environ.get("MALMOI_NATIVE_FLAGS", "").split()]
-        self.compiler.link_shared_object(objects, str(place), extra_postargs=linking, target_lang="c++")
+        self.compiler.link_shared_object(objects, str(place), extra_postargs=flags, target_lang="c++")
 
     def get_ext_filename(self, fullname: str) -> str:
         ending = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
@@ -85,6 +96,9 @@ class AnyPython(bdist_wheel):
 
 
 setup(
-    ext_modules=[Extension("malmoi.native._engine", sources=[], optional=True)],
+    ext_modules=[
+        Extension("malmoi.native._engine", sources=[], optional=True),
+        Extension("malmoi.model._fused", sources=[FUSED], optional=True),
+    ],
     cmdclass={"build_ext": BuildEngine, "bdist_wheel": AnyPython},
 )

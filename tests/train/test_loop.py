@@ -117,6 +117,37 @@ class KillError(Exception):
     pass
 
 
+class TornBatches(PatternBatches):
+    """The power goes while a batch is fetched: between the micro-batches of a step, gradients half gathered."""
+
+    def batch(self, step):
+        made = super().batch(step)
+        if step != TornBatches.torn_at:
+            return made
+
+        class Torn:
+            def __getattr__(self, name):
+                if name == "labels":
+                    raise KillError
+                return getattr(made, name)
+
+        return Torn()
+
+
+@pytest.mark.parametrize("moment", [2, 7, 12])
+def test_interrupted_in_the_middle_of_a_step_is_straight_bitwise(straight, tmp_path, moment):
+    """After the first micro-batch's gradients, in the first, the second and the third epoch."""
+    TornBatches.torn_at = 2 * moment + 1
+    held_out = [PatternBatches(seed=9).batch(index) for index in range(2)]
+    with pytest.raises(KillError):
+        list(train(tiny_model(**DROPOUT), TornBatches(), settings(), folder=tmp_path / "run", held_out=held_out))
+    model, run = begin(tmp_path / "run", resume=True)
+    assert [step.epoch for step in run][-1] == 2
+    same_ends(straight[0], tmp_path / "run")
+    assert same_weights(straight[1], model)
+    assert lines(tmp_path / "run") == lines(straight[0])
+
+
 @pytest.mark.parametrize("how", ["closed", "exception", "keyboard"])
 @pytest.mark.parametrize("moment", [1, 3, 5, 7, 11, 13])
 def test_interrupted_is_straight_bitwise(straight, tmp_path, moment, how):
@@ -188,6 +219,34 @@ def test_a_signal_saves_and_tells_how_to_go_on(straight, tmp_path, number, where
     assert [step.loss for step in run] == [step.loss for step in straight[2][7:]]
     same_ends(straight[0], folder)
     assert lines(folder) == lines(straight[0])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="os.kill ends a Windows process")
+@pytest.mark.parametrize("place", ["evaluate", "save", "measure"])
+def test_a_signal_outside_of_a_step_is_obeyed_after_it(straight, tmp_path, monkeypatch, place):
+    """In an evaluation, in a save, while memorisation is measured: the step is ended, saved, and goes on the same."""
+    from malmoi.train import job, loop
+
+    home = {"evaluate": job, "save": checkpoint, "measure": loop}[place]
+    real, uses = getattr(home, place), []
+
+    def signalled(*arguments, **keywords):
+        uses.append(place)
+        if len(uses) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(home, place, signalled)
+        *_, last = begin(tmp_path / "run")[1]
+    if place == "measure":  # at the very end: there is nothing left to stop
+        assert last.step == 14 and last.event == "finished"
+    else:
+        assert last.step == {"evaluate": 4, "save": 3}[place] and last.event == "interrupted"
+        assert checkpoint.latest(tmp_path / "run") == tmp_path / "run" / f"checkpoint-{last.step}"
+        list(begin(tmp_path / "run", resume=True)[1])
+    same_ends(straight[0], tmp_path / "run")
+    assert lines(tmp_path / "run") == lines(straight[0])
 
 
 def test_without_a_folder_an_interruption_says_that_nothing_is_saved():
@@ -264,6 +323,32 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(straight, tmp_path):
     assert lines(folder) == lines(straight[0])
 
 
+@pytest.mark.parametrize("damage", ["cut", "emptied", "gone", "flipped", "gone with the newest checkpoint"])
+def test_a_damaged_log_is_made_whole_from_the_checkpoint(straight, tmp_path, damage):
+    folder = tmp_path / "run"
+    _, run = begin(folder)
+    for step in run:
+        if step.step == 11:
+            run.close()
+    log = folder / "metrics.jsonl"
+    if damage == "cut":
+        log.write_bytes(log.read_bytes()[:250])
+    elif damage == "emptied":
+        log.write_bytes(b"")
+    elif damage == "flipped":
+        data = bytearray(log.read_bytes())
+        data[data.index(b'"loss": ') + 8] ^= 1  # another digit: still JSON
+        log.write_bytes(bytes(data))
+    else:
+        log.unlink()
+    if "newest" in damage:
+        newest = checkpoint.steps_in(folder)[-1]
+        (folder / f"checkpoint-{newest}" / "metrics.jsonl").write_text("", encoding="utf-8")
+    list(begin(folder, resume=True)[1])
+    same_ends(straight[0], folder)
+    assert lines(folder) == lines(straight[0])
+
+
 def test_nothing_whole_to_resume_from_is_an_error(tmp_path):
     folder = tmp_path / "run"
     list(begin(folder, settings(max_steps=3))[1])
@@ -307,6 +392,7 @@ def test_changed_settings_model_or_data_are_refused_by_name(straight):
 def overfitting_run(folder, **changes):
     """Two batches over and over, measured on other text: training loss falls, held-out loss turns."""
     config = settings(**{"max_steps": 60, "gradient_accumulation_steps": 1, "lr_scheduler_type": "constant", **changes})
+    config = config.replace(dtype="float32")  # rounding would move the turn
     model = tiny_model()
     batches = PatternBatches(distinct=2)
     return model, train(model, batches, config, folder=folder, held_out=PatternBatches(seed=9, per_epoch=3))
@@ -331,6 +417,33 @@ def test_early_stopping_keeps_and_loads_the_best(tmp_path, with_folder):
         with_best = tiny_model(seed=3)
         checkpoint.load(folder / f"checkpoint-{best}", with_best)
         assert same_weights(with_best, model)
+
+
+@pytest.mark.parametrize("moment", [3, 13, 21, 29])
+def test_early_stopping_and_averages_are_the_same_after_an_interruption(tmp_path, moment):
+    """Also where it is the resumed run that stops, and the best weights were kept by the run before."""
+    changes = {"early_stopping_patience": 3, "ema_decay": 0.5, "save_steps": 5}
+
+    def again(folder, resume):
+        lasting = {"max_steps": 80, "gradient_accumulation_steps": 1, "lr_scheduler_type": "constant"}
+        config = settings(**lasting, dtype="float32", **changes)
+        model = tiny_model(**DROPOUT)
+        held_out = PatternBatches(seed=9, per_epoch=3)
+        return model, train(model, PatternBatches(distinct=2), config, folder=folder, held_out=held_out, resume=resume)
+
+    model, run = again(tmp_path / "straight", False)
+    *_, last = run
+    assert "stopped early" in last.events and 29 < last.step < 80
+    _, run = again(tmp_path / "broken", False)
+    for step in run:
+        if step.step == moment:
+            run.close()
+    resumed, run = again(tmp_path / "broken", True)
+    *_, end = run
+    assert (end.step, end.held_out_loss, end.skipped) == (last.step, last.held_out_loss, last.skipped)
+    same_ends(tmp_path / "straight", tmp_path / "broken", last.step)
+    assert same_weights(model, resumed)
+    assert lines(tmp_path / "broken") == lines(tmp_path / "straight")
 
 
 def test_the_last_weights_stay_when_asked_for():

@@ -23,7 +23,7 @@ from torch import nn
 from malmoi import layers
 from malmoi.model import fused
 from malmoi.model.cache import Cache
-from malmoi.model.norm import build_norm
+from malmoi.model.norm import RMSNorm, build_norm
 from malmoi.model.position import Rotation, rotate
 from malmoi.model.taps import Tap
 
@@ -114,21 +114,28 @@ class Attention(nn.Module):
     def forward(self, x: torch.Tensor, turn: Rotation | None, sight: Sight, cache: Cache | None = None) -> torch.Tensor:
         spec = self.spec
         B, T, _ = x.shape
-        q = self.q_proj(x).view(B, T, spec.num_heads, spec.head_dim)
-        k = self.k_proj(x).view(B, T, spec.num_key_value_heads, spec.head_dim)
-        v = self.v_proj(x).view(B, T, spec.num_key_value_heads, spec.head_dim)
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H or K, T, D)
-        if spec.rotary and turn is not None:
-            q, k = rotate(q, turn), rotate(k, turn)
-        q, k, v = self.queries(q), self.keys(k), self.values(v)
+        q = self._placed(self.q_proj(x).view(B, T, spec.num_heads, spec.head_dim), self.q_norm, turn)
+        k = self._placed(self.k_proj(x).view(B, T, spec.num_key_value_heads, spec.head_dim), self.k_norm, turn)
+        v = self.v_proj(x).view(B, T, spec.num_key_value_heads, spec.head_dim).transpose(1, 2)
+        q, k, v = self.queries(q), self.keys(k), self.values(v)  # (B, H or K, T, D)
         if cache is not None:
             k, v = cache.write(self.index, k, v)  # (B, K, S, D)
         if self.pattern.watched:
             self.pattern(pattern(q, k, sight.matrix(spec.window), self.sinks))
         heads = self.heads(self._gather(q, k, v, sight).transpose(1, 2))  # (B, T, H, D)
         return self.output(self.o_proj(heads.reshape(B, T, -1)))
+
+    def _placed(self, x: torch.Tensor, norm: nn.Module | None, turn: Rotation | None) -> torch.Tensor:
+        """Queries or keys (B, T, H, D), normed and turned to their positions: (B, H, T, D)."""
+        turn = turn if self.spec.rotary else None
+        weight = getattr(norm, "weight", None)
+        plain = norm is None or (isinstance(norm, RMSNorm) and weight is not None)
+        if turn is not None and plain and fused.pays(x) and x.shape[-1] <= fused.Heads.LARGEST:
+            given = (x, turn.cos) if weight is None else (x, turn.cos, weight)
+            if fused.compiled(*given):
+                return fused.Heads.apply(x, weight, getattr(norm, "eps", 0.0), turn.cos, turn.sin)
+        x = (x if norm is None else norm(x)).transpose(1, 2)
+        return x if turn is None else rotate(x, turn)
 
     def _gather(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, sight: Sight) -> torch.Tensor:
         """Each head's weighted average of the values: (B, H, T, D)."""

@@ -5,6 +5,9 @@ model's time goes into moving memory, that costs more than the matrix products. 
 short row's attention are one forward and one backward step each. Nothing else changes: in float64 they agree with the
 plain formulas to rounding (a test compares them), and where no gradient is asked for, the plain formulas run.
 
+Where the installation has compiled steps (`kernels`), each of them is one pass over memory; without, a few of torch's
+operations do the same. Both agree to rounding.
+
 Attention written out as two batched products beats the library's fused kernel on a CPU in bfloat16 for rows of a few
 hundred tokens, because the kernel works in small tiles; its memory grows with the square of the row, so long rows keep
 the kernel.
@@ -20,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import Function
 
+from malmoi.model import kernels
+
 LONGEST_ROW = 512  # beyond it the (T, T) weights cost more memory traffic than they save
 SHORT_ROW_DTYPES = (torch.bfloat16,)  # in float32 the library's kernel is the faster one
 
@@ -29,11 +34,25 @@ def pays(x: torch.Tensor) -> bool:
     return x.device.type == "cpu" and x.requires_grad and not torch.compiler.is_compiling()
 
 
+def compiled(*tensors: torch.Tensor) -> bool:
+    """Whether the compiled steps can take these: on a CPU, all bfloat16 or all float32."""
+    first = tensors[0].dtype
+    known = first in (torch.bfloat16, torch.float32) and tensors[0].device.type == "cpu"
+    return kernels.LIBRARY is not None and known and all(tensor.dtype == first for tensor in tensors)
+
+
+def _half(x: torch.Tensor) -> int:
+    return int(x.dtype == torch.bfloat16)
+
+
 class RMSNorm(Function):
     """`x / rms(x) * weight` over the last dimension. The sum of squares is taken in at least float32."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        ctx.compiled = compiled(x, weight)
+        if ctx.compiled:
+            return _compiled_norm(ctx, x.contiguous(), weight, eps)
         wide = torch.promote_types(x.dtype, torch.float32)
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
         scale = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_().to(x.dtype)
@@ -43,12 +62,80 @@ class RMSNorm(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        if ctx.compiled:
+            return _compiled_norm_back(ctx, grads[0].contiguous())
         normed, weight, scale = ctx.saved_tensors
         grad = grads[0]
         size = grad.shape[-1]
         product = (grad * normed).reshape(-1, size)
         along = torch.mv(product, weight).div_(-size).view(scale.shape)  # the part that only changes the length
         return torch.addcmul(grad * weight, normed, along).mul_(scale), product.sum(0), None
+
+
+def _compiled_norm(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    library, size, rows = kernels.LIBRARY, x.shape[-1], x.numel() // x.shape[-1]
+    assert library is not None
+    out, scale = torch.empty_like(x), torch.empty(rows, dtype=torch.float32)
+    places = (x.data_ptr(), weight.data_ptr(), out.data_ptr(), scale.data_ptr())
+    library.malmoi_norm(_half(x), *places, rows, size, eps, torch.get_num_threads())
+    ctx.save_for_backward(x, weight, scale)
+    return out
+
+
+def _compiled_norm_back(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+    x, weight, scale = ctx.saved_tensors
+    library, size, rows = kernels.LIBRARY, x.shape[-1], x.numel() // x.shape[-1]
+    assert library is not None
+    out, to_weight = torch.empty_like(x), torch.empty(size, dtype=torch.float32)
+    shares = _shares(rows, size)
+    places = (tensor.data_ptr() for tensor in (grad, x, weight, scale, out, to_weight, shares))
+    library.malmoi_norm_back(_half(x), *places, rows, size, torch.get_num_threads())
+    return out, to_weight.to(weight.dtype), None
+
+
+def _shares(rows: int, size: int) -> torch.Tensor:
+    """Scratch for sums over rows: one partial sum for each 64 of them."""
+    return torch.empty((rows + 63) // 64, size, dtype=torch.float32)
+
+
+class Heads(Function):
+    """Queries or keys as projected (B, T, H, D) -> (B, H, T, D), normed by `weight` and turned; compiled only.
+
+    One pass instead of a norm, a transposition and a rotation. `weight` (D,) may be None: no norm.
+    """
+
+    LARGEST = 1024  # D
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor | None, eps: float, cos: torch.Tensor, sin: torch.Tensor
+    ) -> torch.Tensor:
+        library, (B, T, H, D) = kernels.LIBRARY, x.shape
+        assert library is not None
+        x, cos, sin = x.contiguous(), cos.contiguous(), sin.contiguous()
+        out = x.new_empty(B, H, T, D)
+        scale = torch.empty(B * T * H if weight is not None else 0, dtype=torch.float32)
+        places = (x.data_ptr(), H * D, _address(weight), cos.data_ptr(), sin.data_ptr(), cos.shape[0], out.data_ptr())
+        library.malmoi_heads(_half(x), *places, scale.data_ptr(), B, T, H, D, eps, torch.get_num_threads())
+        ctx.save_for_backward(x if weight is not None else None, weight, scale, cos, sin)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, None, None, None]:
+        x, weight, scale, cos, sin = ctx.saved_tensors
+        library, grad = kernels.LIBRARY, grads[0].contiguous()
+        assert library is not None
+        B, H, T, D = grad.shape
+        out, to_weight = grad.new_empty(B, T, H, D), torch.empty(D, dtype=torch.float32)
+        shares = _shares(B * T, D)
+        before = (grad.data_ptr(), _address(x), H * D, _address(weight), cos.data_ptr(), sin.data_ptr(), cos.shape[0])
+        after = (scale.data_ptr(), out.data_ptr(), to_weight.data_ptr(), shares.data_ptr())
+        library.malmoi_heads_back(_half(grad), *before, *after, B, T, H, D, torch.get_num_threads())
+        return out, None if weight is None else to_weight.to(weight.dtype), None, None, None
+
+
+def _address(tensor: torch.Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
 
 
 class Rotate(Function):
@@ -75,27 +162,43 @@ class GatedSiLU(Function):
 
     @staticmethod
     def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        ctx.compiled = compiled(gate, up)
+        if ctx.compiled and kernels.LIBRARY is not None:
+            gate, up = gate.contiguous(), up.contiguous()
+            ctx.save_for_backward(gate, up)
+            out = torch.empty_like(gate)
+            places = (gate.data_ptr(), up.data_ptr(), out.data_ptr())
+            kernels.LIBRARY.malmoi_gate(_half(gate), *places, gate.numel(), torch.get_num_threads())
+            return out
         opened = F.silu(gate)
         ctx.save_for_backward(gate, up, opened)
         return opened * up
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if ctx.compiled and kernels.LIBRARY is not None:
+            gate, up = ctx.saved_tensors
+            grad, to_gate, to_up = grads[0].contiguous(), torch.empty_like(gate), torch.empty_like(up)
+            places = (tensor.data_ptr() for tensor in (grad, gate, up, to_gate, to_up))
+            kernels.LIBRARY.malmoi_gate_back(_half(gate), *places, gate.numel(), torch.get_num_threads())
+            return to_gate, to_up
         gate, up, opened = ctx.saved_tensors
         return torch.ops.aten.silu_backward(grads[0] * up, gate), grads[0] * opened
 
 
 class Attend(Function):
-    """Softmax attention of q (B, H, T, D) over k, v (B, K, T, D), additive mask (B or 1, 1, T, T), no dropout."""
+    """Softmax attention of q (B, H, T, D) over k, v (B, K, T, D), additive mask (B or 1, 1, T, T), no dropout.
+
+    The mask must hide everything after the diagonal.
+    """
 
     @staticmethod
     def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         B, H, T, D = q.shape
         K = k.shape[1]
-        q, k, v = (q * D**-0.5).reshape(B * K, -1, D), k.reshape(B * K, T, D), v.reshape(B * K, T, D)
-        scores = torch.bmm(q, k.mT).view(B, H, T, T)  # the G queries of a key head lie one after the other
-        scores += mask
-        weights = torch.softmax(scores, dim=-1).view(B * K, -1, T)
+        # the G queries of a key head lie one after the other
+        q, k, v = q.reshape(B * K, -1, D), k.reshape(B * K, T, D), v.reshape(B * K, T, D)
+        weights = _softmax(torch.bmm(q, k.mT).view(B, H, T, T), mask, D**-0.5).view(B * K, -1, T)
         ctx.save_for_backward(q, k, v, weights)
         return torch.bmm(weights, v).view(B, H, T, D)
 
@@ -106,9 +209,37 @@ class Attend(Function):
         K = q.shape[0] // B
         grad = grads[0].reshape(B * K, -1, D)
         to_values = torch.bmm(weights.mT, grad)
-        to_weights = torch.bmm(grad, v.mT)
-        to_scores = torch.ops.aten._softmax_backward_data(to_weights, weights, -1, weights.dtype)
-        to_queries = torch.bmm(to_scores, k).mul_(D**-0.5)
-        to_keys = torch.bmm(to_scores.mT, q)  # q carries the scale already
+        to_scores = _softmax_back(torch.bmm(grad, v.mT), weights, D**-0.5)
+        to_queries, to_keys = torch.bmm(to_scores, k), torch.bmm(to_scores.mT, q)
         shape = (B, K, T, D)
         return to_queries.view(B, H, T, D), to_keys.view(shape), to_values.view(shape), None
+
+
+def _softmax(scores: torch.Tensor, mask: torch.Tensor, scale: float) -> torch.Tensor:
+    """softmax(scale * scores + mask) of (B, H, T, T), in place where it can be."""
+    B, H, T, _ = scores.shape
+    if not compiled(scores, mask) or kernels.LIBRARY is None:
+        return torch.softmax(scores.mul_(scale).add_(mask), dim=-1)
+    mask = mask.contiguous()
+    places = (scores.data_ptr(), mask.data_ptr(), mask.shape[0], B * H, H, T)
+    kernels.LIBRARY.malmoi_softmax(_half(scores), *places, scale, torch.get_num_threads())
+    return scores
+
+
+def _softmax_back(grad: torch.Tensor, weights: torch.Tensor, scale: float) -> torch.Tensor:
+    """The gradient of the weights (M, R, T), R a multiple of T, turned into that of the products, in place."""
+    if not compiled(grad, weights) or kernels.LIBRARY is None:
+        return torch.ops.aten._softmax_backward_data(grad, weights, -1, weights.dtype).mul_(scale)
+    T = grad.shape[-1]
+    places = (grad.data_ptr(), weights.data_ptr(), grad.numel() // (T * T), T)
+    kernels.LIBRARY.malmoi_softmax_back(_half(grad), *places, scale, torch.get_num_threads())
+    return grad
+
+
+def surprise(logits: torch.Tensor, targets: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
+    """-log p of the targets (N,) in float32; the logits (N, V) become the gradient of their sum. `compiled` first."""
+    assert kernels.LIBRARY is not None
+    losses = torch.empty(len(targets), dtype=torch.float32)
+    places = (logits.data_ptr(), targets.contiguous().data_ptr(), losses.data_ptr())
+    kernels.LIBRARY.malmoi_surprise(_half(logits), *places, *logits.shape, smoothing, torch.get_num_threads())
+    return losses

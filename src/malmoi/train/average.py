@@ -16,12 +16,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from malmoi.train.update_rule import UpdateRule
+
 _foreach_lerp_ = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
 
 AVERAGE, UPDATES = "average", "updates"
 
 
-class Average(torch.optim.Optimizer):
+class Average(UpdateRule):
     """Averages of parameters in float32. It has the form of an optimizer, so a checkpoint holds it like one's state."""
 
     def __init__(self, params: Iterable[Tensor], decay: float) -> None:
@@ -36,7 +38,7 @@ class Average(torch.optim.Optimizer):
         return parameters, [self.state[parameter][AVERAGE] for parameter in parameters]
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:
         """Let the averages follow the parameters by one update."""
         parameters, averages = self._pairs()
         counter = self.state[parameters[0]].setdefault(UPDATES, torch.zeros(()))  # on the CPU: nobody waits for it

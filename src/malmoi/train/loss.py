@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from malmoi.model import fused
+
 IGNORED = -100
 TINY = 1e-30  # a probability below it is not read off the softmax
 CHUNK_NUMBERS = 1 << 22  # logits worked on at a time: 16 MiB in fp32, near a desktop processor's cache
@@ -93,7 +95,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
             for start in range(0, hidden.shape[0], rows):
                 part = slice(start, start + rows)
                 targets = labels[part].unsqueeze(1)  # (C, 1)
-                logits = torch.mm(hidden[part], weight.t()).float()  # (C, V)
+                logits = torch.mm(hidden[part], weight.t())  # (C, V)
+                wants_slope = wants_hidden or wants_weight
+                if wants_slope and fused.compiled(logits):
+                    total += fused.surprise(logits, labels[part], smoothing).sum()
+                    slope = logits
+                    if hidden_grad is not None:
+                        torch.mm(slope, weight, out=hidden_grad[part])
+                    if wants_weight:
+                        weight_grad = _accumulate(weight_grad, slope, hidden[part])
+                    continue
+                logits = logits.float()
                 if not wants_hidden and not wants_weight:
                     total += _surprise(logits, targets).sum()
                     continue

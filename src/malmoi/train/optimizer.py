@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from malmoi.config import MalmoiError, TrainConfig
 from malmoi.train.average import AVERAGE, UPDATES, Average
+from malmoi.train.update_rule import AdamW, UpdateRule
 
 # One call for many tensors: torch exports them with an underscore only, but its own optimizers stand on them.
 _foreach_lerp_ = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
@@ -47,7 +48,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     return x
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(UpdateRule):
     """Momentum, orthogonalised by Newton-Schulz, for matrices (R, C) or stacks of matrices (E, R, C).
 
     The update of a matrix with r rows (outputs) and c columns (inputs) is scaled by sqrt(max(1, r / c)), Jordan's rule:
@@ -74,7 +75,7 @@ class Muon(torch.optim.Optimizer):
                     raise MalmoiError(f"Muon is for matrices, not for a parameter of shape {tuple(parameter.shape)}.")
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:
         """One update of every parameter that has a gradient. Gradients are used up (overwritten)."""
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
@@ -125,7 +126,7 @@ class Optimizers:
     """
 
     def __init__(
-        self, members: list[torch.optim.Optimizer], names: dict[Tensor, str], average: Average | None = None
+        self, members: list[UpdateRule], names: dict[Tensor, str], average: Average | None = None
     ) -> None:
         self.members = members
         self.names = names  # parameter -> its name in the model
@@ -157,9 +158,9 @@ class Optimizers:
 
     def zero_grad(self) -> None:
         for member in self.members:
-            member.zero_grad(set_to_none=True)
+            member.zero_grad()
 
-    def _stateful(self) -> list[torch.optim.Optimizer]:
+    def _stateful(self) -> list[UpdateRule]:
         return [*self.members, *([self.average] if self.average is not None else [])]
 
     def expected_bytes(self) -> int:
@@ -185,7 +186,7 @@ class Optimizers:
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Take the state back, bit for bit. Raises `MalmoiError` if it belongs to other parameters."""
         owner = {
-            (self.names[parameter], member is self.average): (member, parameter, bool(group.get("fused")))
+            (self.names[parameter], member is self.average): (member, parameter)
             for member in self._stateful()
             for group in member.param_groups
             for parameter in group["params"]
@@ -198,13 +199,14 @@ class Optimizers:
             if place not in owner:
                 missing = "no average is kept (ema_decay: 0)" if place[1] else f"the model has no parameter '{name}'"
                 raise MalmoiError(f"The optimizer state holds '{full_name}', but {missing}.")
-            member, parameter, fused = owner[place]
+            member, parameter = owner[place]
             if tensor.ndim and tensor.shape != parameter.shape:
                 raise MalmoiError(
                     f"The optimizer state '{full_name}' has shape {tuple(tensor.shape)}, but the parameter has "
                     f"{tuple(parameter.shape)}."
                 )
-            device = parameter.device if tensor.ndim or fused else tensor.device  # a step counter may stay on the CPU
+            on_cpu = key == UPDATES  # a counter that nobody waits for
+            device = torch.device("cpu") if on_cpu else parameter.device
             member.state[parameter][key] = tensor.to(device, copy=True)
 
 
@@ -243,7 +245,7 @@ def build(
     hidden = is_hidden_matrix(model)
     matrices = [parameter for name, parameter in named.items() if hidden[name]]
     others = [parameter for name, parameter in named.items() if not hidden[name]]
-    members: list[torch.optim.Optimizer] = []
+    members: list[UpdateRule] = []
     adamw_groups: list[dict[str, Any]] = [{"params": others, "weight_decay": 0.0}]
     if config.optimizer == "muon" and matrices:
         members.append(
@@ -260,12 +262,11 @@ def build(
     adamw_groups = [group for group in adamw_groups if group["params"]]
     if adamw_groups:
         members.append(
-            torch.optim.AdamW(
+            AdamW(
                 adamw_groups,
                 lr=config.learning_rate,
                 betas=(config.adam_beta1, config.adam_beta2),
                 eps=config.adam_epsilon,
-                fused=all(parameter.device.type in ("cpu", "cuda") for parameter in named.values()),
             )
         )
     for member in members:
