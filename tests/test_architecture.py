@@ -193,7 +193,7 @@ def test_every_module_imports_with_the_core_dependencies_alone():
     code = f"""
 import importlib, sys
 EXTRAS = {{"matplotlib", "pyarrow", "zstandard", "huggingface_hub", "transformers", "fastapi", "uvicorn", "PIL", "gguf",
-           "pytest", "hypothesis", "pandas", "lm_eval", "datasets", "accelerate", "peft", "ray"}}
+           "pytest", "hypothesis", "llguidance", "pandas", "lm_eval", "datasets", "accelerate", "peft", "ray"}}
 class Blocked:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in EXTRAS:

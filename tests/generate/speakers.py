@@ -1,10 +1,10 @@
 """What the tests here let speak: small random models, and one that says what it is told."""
 
-import itertools
-
-import torch
+import numpy as np
 
 from malmoi.config import GenerationConfig, ModelConfig
+from malmoi.generate import sampling
+from malmoi.generate.backend import FunctionBackend
 from malmoi.model.gpt import GPT4LMHeadModel
 
 CONTEXT = 48
@@ -49,19 +49,33 @@ SETTINGS = [{}, {"temperature": 0.9, "seed": 5}, {"top_p": 0.8, "top_k": 40, "re
 PROMPTS = [[5, 6, 7], [9], list(range(20, 50)), [8, 8]]
 
 
-class Scripted(torch.nn.Module):
-    """A stand-in for a model that writes given ids, one after the other, whatever the prompt: for exact texts."""
+class Scripted(FunctionBackend):
+    """A stand-in for a model that writes given ids, one after the other, after a prompt of one token: exact texts."""
 
     def __init__(self, ids, vocab_size):
-        super().__init__()
-        self.ids, self.device = ids, torch.device("cpu")
-        self.config = ModelConfig(vocab_size=vocab_size, hidden_size=24, max_position_embeddings=512, eos_token_id=0)
-        self.generation_config = GenerationConfig()
-        self.calls = itertools.count()
+        self.generation_config = GenerationConfig(eos_token_id=0)
+        super().__init__(lambda past: 10.0 * (np.arange(vocab_size) == ids[len(past) - 1]), vocab_size)
 
-    def forward(self, ids, attention_mask=None, cache=None, logits_to_keep=0):
-        logits = torch.zeros(ids.shape[0], 1, self.config.vocab_size)
-        logits[..., self.ids[next(self.calls)]] = 10.0
-        if cache is not None:
-            cache.advance(ids.shape[1], None)
-        return type("Output", (), {"logits": logits})
+
+def made_up(vocab_size, seed=0, sharpness=3.0):
+    """A made-up model with opinions: logits that depend on every token so far, in their order."""
+
+    def logits(past):
+        return np.random.default_rng([seed, *past]).normal(size=vocab_size) * sharpness
+
+    return logits
+
+
+def one_at_a_time(function, prompt, config, number=0):
+    """What the engine must write, by the plain loop: one token after the other, no cache, no company."""
+    ids, ends = list(prompt), config.eos_token_id or ()
+    while len(ids) < len(prompt) + config.max_new_tokens:
+        logits = np.asarray(function(tuple(ids)), dtype=np.float32)
+        shaped = sampling.shape(logits, config, tokens=ids, prompt_length=len(prompt))
+        if config.do_sample:
+            ids.append(sampling.sample(shaped, sampling.draw(config.seed, len(ids), number)))
+        else:
+            ids.append(sampling.greedy(shaped))
+        if ids[-1] in ends:
+            break
+    return ids[len(prompt) :]

@@ -20,14 +20,10 @@ def test_the_engine_agrees_with_a_loop_that_anyone_would_write(model, asked):
     ids = list(PROMPTS[0])
     with torch.no_grad():
         for position in range(3, 23):
-            logits = model(torch.tensor([ids])).logits[:, -1]
-            seen = torch.zeros_like(logits, dtype=torch.bool)
-            seen[0, ids] = True
-            shaped = sampling.shape(logits, config, seen=seen)
-            if config.do_sample:
-                ids += sampling.sample(shaped, sampling.draws(config.seed, [position], [0])).tolist()
-            else:
-                ids += shaped.argmax(-1).tolist()
+            logits = model(torch.tensor([ids])).logits[0, -1].numpy()
+            shaped = sampling.shape(logits, config, tokens=ids, prompt_length=3)
+            draw = sampling.draw(config.seed, position, 0) if config.do_sample else None
+            ids.append(int(shaped.argmax()) if draw is None else sampling.sample(shaped, draw))
     assert generate(model, PROMPTS[0], max_new_tokens=20, eos_token_id=(), **asked).sequences.tolist() == [ids]
 
 

@@ -28,7 +28,7 @@ def prompts(ids, mask=None, pad=1, eos=(0,)):
 def test_one_prompt_in_many_forms(ids):
     found = prompts(ids)
     assert found.ids.tolist() == [[5, 6, 7]]
-    assert found.ids.dtype == torch.int64
+    assert found.ids.dtype == np.int64
     assert found.mask is None
     assert found.lengths == [3]
 

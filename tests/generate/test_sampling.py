@@ -60,41 +60,42 @@ rows = st.one_of(
 )
 
 
-def tensor(array):
-    return torch.from_numpy(np.ascontiguousarray(array))
+def each(function, logits, *arguments):
+    """The function on every row, as lists."""
+    return [np.asarray(function(row, *arguments)).tolist() for row in logits]
 
 
 @given(rows, st.integers(1, 50))
 def test_top_k_keeps_the_k_likeliest_and_of_equals_the_first(logits, k):
     expected = [reference_top_k(row, k) for row in logits.tolist()]
-    assert sampling.top_k(tensor(logits), k).tolist() == expected
+    assert each(sampling.top_k, logits, k) == expected
 
 
 @given(rows, st.floats(0.01, 0.999))
 def test_top_p_keeps_the_smallest_nucleus(logits, p):
     expected = [reference_top_p(row, p) for row in logits.tolist()]
-    assert sampling.top_p(tensor(logits), p).tolist() == expected
+    assert each(sampling.top_p, logits, p) == expected
 
 
 @settings(max_examples=8)
 @given(st.integers(0, 10_000), st.sampled_from([0.3, 0.9, 0.999]), st.sampled_from([0.01, 1.0, 5.0]))
 def test_top_p_is_the_same_beyond_the_first_look(seed, p, sharpness):
     """A vocabulary larger than the few tokens that are looked at first: flat rows need the full sort."""
-    logits = torch.from_numpy(np.random.default_rng(seed).normal(size=(2, 3 * sampling._FEW)) * sharpness)
+    logits = np.random.default_rng(seed).normal(size=(2, 3 * sampling._FEW)) * sharpness
     expected = [reference_top_p(row, p) for row in logits.tolist()]
-    assert sampling.top_p(logits, p).tolist() == expected
+    assert each(sampling.top_p, logits, p) == expected
 
 
 @given(rows, st.floats(0.0, 1.0))
 def test_min_p_keeps_what_is_likely_beside_the_best(logits, share):
     expected = [reference_min_p(row, share) for row in logits.tolist()]
-    assert sampling.min_p(tensor(logits), share).tolist() == expected
+    assert each(sampling.min_p, logits, share) == expected
 
 
 @given(rows, st.floats(0.01, 100))
 def test_temperature_is_a_power_of_the_probabilities(logits, value):
-    found = sampling.temperature(tensor(logits), value).softmax(-1)
-    for row, result in zip(logits.tolist(), found.tolist(), strict=True):
+    found = [softmax(row) for row in each(sampling.temperature, logits, value)]
+    for row, result in zip(logits.tolist(), found, strict=True):
         powers = [math.exp((number - max(row)) / value) for number in row]
         assert result == pytest.approx([power / math.fsum(powers) for power in powers], rel=1e-9, abs=1e-300)
 
@@ -102,7 +103,8 @@ def test_temperature_is_a_power_of_the_probabilities(logits, value):
 @given(rows, st.data(), st.floats(0.1, 10))
 def test_repetition_penalty_touches_only_what_was_seen(logits, data, penalty):
     seen = data.draw(hnp.arrays(np.bool_, logits.shape))
-    found = sampling.repetition_penalty(tensor(logits), torch.from_numpy(seen), penalty).numpy()
+    pairs = zip(logits, seen, strict=True)
+    found = np.array([sampling.repetition_penalty(row, np.flatnonzero(mask), penalty) for row, mask in pairs])
     expected = np.where(seen, np.where(logits > 0, logits / penalty, logits * penalty), logits)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
     changed = seen & (logits != 0)
@@ -123,35 +125,22 @@ def reference_sample(row, u):
 @given(rows, st.floats(0, 1, exclude_max=True))
 def test_sample_inverts_the_cumulated_distribution(logits, u):
     expected = [reference_sample(row, u) for row in logits.tolist()]
-    assert sampling.sample(tensor(logits), [u] * len(expected)).tolist() == expected
+    assert each(sampling.sample, logits, u) == expected
 
 
-@given(rows, st.data(), st.sampled_from([0.0, 0.5, 1 - 2.0**-53]), st.sampled_from([torch.float32, torch.float64]))
+@given(rows, st.data(), st.sampled_from([0.0, 0.5, 1 - 2.0**-53]), st.sampled_from([np.float32, np.float64]))
 def test_a_removed_token_is_never_chosen_not_even_at_the_edges(logits, data, u, dtype):
     removed = data.draw(hnp.arrays(np.bool_, logits.shape))
     removed[:, data.draw(st.integers(0, logits.shape[1] - 1))] = False  # one always stays
-    shaped = torch.from_numpy(np.where(removed, -math.inf, logits)).to(dtype)
-    chosen = sampling.sample(shaped, [u] * len(logits))
-    assert not removed[np.arange(len(logits)), chosen.numpy()].any()
-
-
-@given(rows, st.integers(0, 2**40), st.floats(0.1, 3), st.integers(0, 5), st.floats(0.1, 1), st.floats(0, 0.5))
-def test_a_row_is_shaped_as_if_it_were_alone(logits, seed, temperature, k, p, share):
-    config = GenerationConfig(do_sample=True, temperature=temperature, top_k=k, top_p=p, min_p=share, seed=seed)
-    together = sampling.shape(tensor(logits), config)
-    numbers = sampling.draws(seed, range(len(logits)), [0] * len(logits))
-    chosen = sampling.sample(together, numbers).tolist()
-    for row in range(len(logits)):
-        alone = sampling.shape(tensor(logits[row : row + 1]), config)
-        assert torch.equal(alone[0], together[row])
-        assert sampling.sample(alone, [numbers[row]]).tolist() == [chosen[row]]
+    chosen = each(sampling.sample, np.where(removed, -math.inf, logits).astype(dtype), u)
+    assert not removed[np.arange(len(logits)), chosen].any()
 
 
 @given(rows)
 def test_top_k_of_one_is_greedy(logits):
     config = GenerationConfig(do_sample=True, top_k=1, seed=0)
-    shaped = sampling.shape(tensor(logits), config)
-    assert torch.equal(sampling.sample(shaped, [0.7] * len(logits)), sampling.greedy(tensor(logits)))
+    for row in logits:
+        assert sampling.sample(sampling.shape(row, config), 0.7) == sampling.greedy(row)
 
 
 CHI_SQUARED_999 = {1: 10.83, 2: 13.82, 3: 16.27, 4: 18.47, 5: 20.52, 6: 22.46, 7: 24.32, 8: 26.12, 9: 27.88}
@@ -175,9 +164,9 @@ def test_frequencies_follow_the_distribution(settings_):
     if "min_p" in settings_:
         expected = reference_min_p(expected, settings_["min_p"])
     n = 20_000
-    shaped = sampling.shape(torch.tensor([row]), GenerationConfig(do_sample=True, **settings_))
-    chosen = sampling.sample(shaped.expand(n, -1), sampling.draws(11, range(n), [0] * n))
-    counts = torch.bincount(chosen, minlength=len(row)).tolist()
+    shaped = sampling.shape(np.array(row), GenerationConfig(do_sample=True, **settings_))
+    chosen = [sampling.sample(shaped, sampling.draw(11, position, 0)) for position in range(n)]
+    counts = np.bincount(chosen, minlength=len(row)).tolist()
     statistic, cells = 0.0, 0
     for count, probability in zip(counts, softmax(expected), strict=True):
         if probability == 0:
@@ -189,50 +178,78 @@ def test_frequencies_follow_the_distribution(settings_):
 
 
 def test_draws_differ_by_seed_position_and_sample_and_by_nothing_else():
-    numbers = {
-        sampling.draws(seed, [position], [number])[0]
-        for seed in range(10)
-        for position in range(10)
-        for number in range(10)
-    }
-    assert len(numbers) == 1000
-    assert sampling.draws(3, [7, 8], [0, 2]) == [sampling.draws(3, [p], [s])[0] for p, s in ((7, 0), (8, 2))]
+    asked = [(seed, position, number) for seed in range(10) for position in range(10) for number in range(10)]
+    numbers = [sampling.draw(*each) for each in asked]
+    assert len(set(numbers)) == 1000
+    assert [sampling.draw(*each) for each in reversed(asked)] == numbers[::-1]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_largest_draw_takes_the_last_token_and_not_the_one_after(dtype):
-    logits = torch.tensor([[0.0, 0.0, 0.0, -math.inf]], dtype=dtype)
-    assert sampling.sample(logits, [1 - 2.0**-53]).tolist() == [2]
-    assert sampling.sample(logits, [0.0]).tolist() == [0]
+    logits = np.array([0.0, 0.0, 0.0, -math.inf], dtype=dtype)
+    assert sampling.sample(logits, 1 - 2.0**-53) == 2
+    assert sampling.sample(logits, 0.0) == 0
 
 
 def test_a_tiny_temperature_does_not_overflow():
     config = GenerationConfig(do_sample=True, temperature=1e-300)
-    shaped = sampling.shape(torch.tensor([[3.0, 5.0, 4.0]]), config)
-    assert sampling.sample(shaped, [0.999]).tolist() == [1]
+    assert sampling.sample(sampling.shape(np.array([3.0, 5.0, 4.0]), config), 0.999) == 1
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
 def test_broken_logits_are_named(broken):
-    logits = torch.zeros(3, 5)
-    logits[1, 2] = broken
-    with pytest.raises(MalmoiError, match="row 1"):
+    logits = np.zeros(5)
+    logits[2] = broken
+    with pytest.raises(MalmoiError, match="broken"):
         sampling.greedy(logits)
-    with pytest.raises(MalmoiError, match="row 1"):
-        sampling.sample(sampling.shape(logits, GenerationConfig(do_sample=True, temperature=0.5)), [0.5] * 3)
+    with pytest.raises(MalmoiError, match="broken"):
+        sampling.sample(sampling.shape(logits, GenerationConfig(do_sample=True, temperature=0.5)), 0.5)
 
 
 def test_forbidding_every_token_is_an_error_not_a_choice():
     with pytest.raises(MalmoiError, match="forbidden"):
-        sampling.greedy(sampling.forbid(torch.zeros(1, 2), [0, 1]))
+        sampling.greedy(sampling.forbid(np.zeros(2), [0, 1]))
 
 
 def test_the_settings_leave_the_logits_that_they_were_given():
-    logits = torch.randn(2, 9, generator=torch.Generator().manual_seed(0))
-    before = logits.clone()
-    config = GenerationConfig(do_sample=True, temperature=0.5, top_k=5, top_p=0.9, min_p=0.01, repetition_penalty=1.3)
-    sampling.shape(logits, config, seen=torch.ones(2, 9, dtype=torch.bool), forbidden=[0])
-    assert torch.equal(logits, before)
+    logits = np.random.default_rng(0).normal(size=9)
+    before = logits.copy()
+    config = GenerationConfig(
+        do_sample=True, temperature=0.5, top_k=5, top_p=0.9, min_p=0.01, repetition_penalty=1.3,
+        presence_penalty=0.5, frequency_penalty=0.5, no_repeat_ngram_size=2, logit_bias={3: 1.0},
+    )  # fmt: skip
+    seen: list[str] = []
+    sampling.shape(
+        logits,
+        config,
+        tokens=[1, 2, 1, 2, 1],
+        prompt_length=2,
+        forbidden=[0],
+        allowed=np.arange(9) != 4,
+        watch=lambda name, _: seen.append(name),
+    )
+    assert np.array_equal(logits, before)
+    order = "min_new_tokens logit_bias repetition_penalty presence_penalty frequency_penalty no_repeat_ngram_size"
+    assert seen == [*order.split(), "constraint", "temperature", "top_k", "top_p", "min_p"]
+
+
+def test_penalties_count_the_answer_and_not_the_prompt():
+    logits, tokens = np.zeros(6, dtype=np.float32), [0, 0, 1, 2, 2, 2]
+    presence = sampling.shape(logits, GenerationConfig(presence_penalty=0.5), tokens=tokens, prompt_length=2)
+    frequency = sampling.shape(logits, GenerationConfig(frequency_penalty=0.5), tokens=tokens, prompt_length=2)
+    assert presence.tolist() == [0, -0.5, -0.5, 0, 0, 0]
+    assert frequency.tolist() == [0, -0.5, -1.5, 0, 0, 0]
+    biased = sampling.shape(logits, GenerationConfig(logit_bias={4: 2, 5: -100}), tokens=tokens)
+    assert biased.tolist() == [0, 0, 0, 0, 2, -100]
+
+
+@given(st.lists(st.integers(0, 3), max_size=12), st.integers(1, 4))
+def test_no_ngram_comes_twice(tokens, size):
+    found = sampling.no_repeat_ngrams(np.zeros(5), tokens, size)
+    ngrams = {tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1)}
+    for token in range(5):
+        again = len(tokens) >= size and (*tokens[len(tokens) - size + 1 :], token) in ngrams
+        assert (found[token] == -math.inf) == again
 
 
 @pytest.mark.parametrize(
@@ -243,6 +260,7 @@ def test_the_settings_leave_the_logits_that_they_were_given():
         ({"top_p": 0.8}, "TopPLogitsWarper", 0.8),
         ({"min_p": 0.1}, "MinPLogitsWarper", 0.1),
         ({"repetition_penalty": 1.4}, "RepetitionPenaltyLogitsProcessor", 1.4),
+        ({"no_repeat_ngram_size": 2}, "NoRepeatNGramLogitsProcessor", 2),
     ],
     ids=str,
 )
@@ -250,8 +268,9 @@ def test_the_settings_mean_what_they_mean_in_transformers(settings_, wrapper, ar
     processors = pytest.importorskip("transformers.generation.logits_process")
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(20, 50, generator=generator, dtype=torch.float64) * 3  # no ties: there transformers differs
-    ids = torch.randint(50, (20, 12), generator=generator)
-    seen = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, ids, True)
-    found = sampling.shape(logits, GenerationConfig(do_sample=True, **settings_), seen=seen).softmax(-1)
+    ids = torch.randint(10, (20, 12), generator=generator)
+    config = GenerationConfig(do_sample=True, **settings_)
     expected = getattr(processors, wrapper)(argument)(ids, logits.clone()).softmax(-1)
-    torch.testing.assert_close(found, expected)
+    for row, tokens, wanted in zip(logits.numpy(), ids.tolist(), expected.numpy(), strict=True):
+        found = np.exp(sampling.log_softmax(sampling.shape(row, config, tokens=tokens)))
+        np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-15)

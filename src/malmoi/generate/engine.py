@@ -1,78 +1,343 @@
-"""The engine: prompts in, sequences out, at once (`generate`) or piece by piece (`stream`).
+"""The engine: requests in, tokens out, many at once; the one way by which every model here speaks.
 
-    prompts -> checked and padded (prompts) -> settings completed (settings) -> tokens, step by step (inflight)
-            -> text without broken characters or stop strings -> sequences
+    request -> checked, settings completed -> waiting -> admitted when its blocks fit -> prompt read in chunks
+            -> one token a step (or several, where guesses hold) -> text without broken characters or stop strings
 
-A sequence ends with an end-of-text token ("eos"), at a stop string ("stop") or at its length ("length"). What a row
-writes does not depend on the others in its batch: its draws are a function of the seed, the position and the number of
-the sample, and padding is invisible to it.
+New requests join while others are being written and leave when they end (continuous batching: Yu et al., "Orca",
+2022). A sequence ends with an end-of-text token ("eos"), at a stop string or where its constraint is fulfilled
+("stop"), at its length ("length"), or with an "error" of its own, which touches nobody else's. What it writes does not
+depend on its company: draws are a function of the seed, the position and the number of the sample.
+
+`Engine` is for who serves; `generate` (at once) and `stream` (piece by piece) are one call for one model, and
+`model.generate` stands on the first. Nothing here needs torch: it computes with whatever `Backend` it is given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from malmoi.config import GenerationConfig, MalmoiError
-from malmoi.generate.inflight import InFlight
+from malmoi.generate.backend import Backend
+from malmoi.generate.beams import BeamSearch
 from malmoi.generate.prompts import Prompts, read
-from malmoi.generate.settings import Resolved, given, new_tokens, resolve
+from malmoi.generate.request import Finish, Generated, Request, Text, Token
+from malmoi.generate.scheduler import Branch, Chunk, Job, Plan, Scheduler
+from malmoi.generate.settings import Resolved, complete, end_ids, new_tokens, resolve
+from malmoi.generate.speculation import Speculation
 from malmoi.generate.trace import ALTERNATIVES, TokenTrace
-from malmoi.tokens.stream import StopScanner
+from malmoi.generate.writer import Writer
 
 if TYPE_CHECKING:
+    from malmoi.generate.constraint import Constraint
     from malmoi.model.gpt import GPT4LMHeadModel
     from malmoi.tokens.tokenizer import GPT4Tokenizer
 
-__all__ = ["Finish", "Generated", "Token", "generate", "resolve", "stream"]
+__all__ = ["Engine", "Finish", "Generated", "Request", "Token", "generate", "resolve", "stream"]
 
-Finish = Literal["eos", "stop", "length"]
+_BUDGET_ALONE = 4096  # of a call that has the model to itself
+BUDGET = 512  # tokens read in a step: enough to keep a CPU's matrices busy, few enough that nobody waits long
 
 
-@dataclass(frozen=True)
-class Generated:
-    """What was written: N = prompts * num_return_sequences rows, the samples of a prompt side by side.
+@dataclass(eq=False)
+class _Live:
+    """A request that is being answered: its jobs, and the samples that wait for the prompt to be read."""
 
-    `sequences` (N, T) int64 holds prompt and new tokens, padded on the right with the padding (or end-of-text) id; a
-    prompt that was padded on the left still is. `new_tokens` are the new ids of each row, the end-of-text token and
-    those of a stop string included; `texts` (with a tokenizer) end before them. `seed` (with sampling) repeats it all.
+    number: int
+    request: Request
+    config: Resolved
+    followers: list[Writer] = field(default_factory=list)
+    jobs: dict[Job, Writer | BeamSearch] = field(default_factory=dict)
+
+
+class Engine:
+    """Answers requests with a model: `Engine(model, tokenizer).stream([Request(ids), ...])`.
+
+    `model` is a `GPT4LMHeadModel` or any `Backend`. The `tokenizer` makes text of tokens (without one `Token.text` is
+    empty), and is needed for stop strings and constraints. `generation_config` are the model's own settings, by default
+    those that it came with. `budget` bounds the tokens of a step. With `prefix_cache` prompts that begin alike are read
+    once. `speculation` guesses tokens ahead; what is written stays the same up to the rounding of the backend, so that
+    it is on by itself only where a backend says that it is `batch_invariant`.
+
+    For servers: `submit` and `cancel` at any time, `step` in a loop, all from one thread.
     """
 
-    sequences: Tensor
-    new_tokens: list[list[int]]
-    finish_reasons: list[Finish]
-    config: GenerationConfig
-    texts: list[str] | None = None
-    traces: list[list[TokenTrace]] | None = None
+    def __init__(
+        self,
+        model: GPT4LMHeadModel | Backend,
+        tokenizer: GPT4Tokenizer | None = None,
+        *,
+        generation_config: GenerationConfig | None = None,
+        budget: int = BUDGET,
+        prefix_cache: bool = True,
+        speculation: Speculation | bool | None = None,
+    ) -> None:
+        self.backend, self.base = _backend(model, generation_config)
+        if speculation is None:
+            speculation = getattr(self.backend, "batch_invariant", False)
+        self.tokenizer = tokenizer
+        self.speculation = Speculation() if speculation is True else speculation or None
+        self.scheduler = Scheduler(self.backend.num_blocks, self.backend.block_size, budget, prefix_cache)
+        self._live: dict[int, _Live] = {}
+        self._prepared = 0
+        self._kept: dict[int, list[Token]] = {}  # tokens for streams that somebody else's step came upon
+
+    def submit(self, request: Request) -> int:
+        """Queue a request; its number, which its tokens carry. Raises `MalmoiError` for what cannot be meant."""
+        return self._enter(self._prepare(request))
+
+    def cancel(self, number: int) -> None:
+        """Forget a request: its memory is free at once, and no more of its tokens come. Unknown numbers are ignored."""
+        self._kept.pop(number, None)
+        live = self._live.pop(number, None)
+        if live is not None:
+            for job in list(live.jobs):
+                self._end(live, job)
 
     @property
-    def seed(self) -> int | None:
-        return self.config.seed if self.config.do_sample else None
+    def busy(self) -> bool:
+        """Whether any request is unanswered."""
+        return bool(self._live)
+
+    def step(self) -> list[Token]:
+        """Go one step on: the new tokens of all requests, in the order of their age."""
+        if self.speculation is not None:
+            self.speculation.propose([(job, w) for live in self._live.values() for job, w in live.jobs.items()])
+        plan = self.scheduler.plan()
+        if not plan.chunks:
+            return []
+        try:
+            logits = self._read(plan)
+        except BaseException:
+            for number in [n for n, live in self._live.items() if not live.jobs.keys().isdisjoint(plan.chunks)]:
+                self.cancel(number)  # the cache may be half written; who waits for the tokens sees the exception
+            raise
+        tokens: list[Token] = []
+        at = 0
+        owners = {job: live for live in self._live.values() for job in live.jobs}
+        for job, chunks in plan.chunks.items():
+            count = sum(chunk.wanted for chunk in chunks)
+            rows, at = logits[at : at + count], at + count
+            for chunk in chunks:
+                self.scheduler.advance(chunk.branch, chunk.known)
+            if count:
+                tokens += self._write(owners[job], job, chunks, rows)
+        for number in [number for number, live in self._live.items() if not live.jobs]:
+            del self._live[number]
+        return sorted(tokens, key=lambda token: (token.request, token.sample))
+
+    def stream(self, requests: Request | Iterable[Request]) -> Iterator[Token]:
+        """Answer requests: their tokens as they come, `Token.request` counting the requests from 0.
+
+        Mistakes are raised by the call itself, before the first token is asked for. Closing the iterator cancels what
+        is still being written. Several streams of one engine may be read in turns.
+        """
+        asked = [requests] if isinstance(requests, Request) else list(requests)
+        return self._tokens([self._prepare(request) for request in asked])
+
+    def _tokens(self, prepared: Sequence[_Live]) -> Iterator[Token]:
+        places = {self._enter(live): place for place, live in enumerate(prepared)}
+        self._kept.update({number: [] for number in places})
+        try:
+            while any(number in self._live for number in places) or any(map(self._kept.get, places)):
+                mine = [number for number in places if self._kept.get(number)]
+                for number in mine:
+                    tokens, self._kept[number] = self._kept[number], []
+                    for token in tokens:
+                        yield replace(token, request=places[number])
+                if not mine:
+                    for token in self.step():
+                        if token.request in self._kept:
+                            self._kept[token.request].append(token)
+        finally:
+            for number in places:
+                self.cancel(number)
+
+    def _prepare(self, request: Request) -> _Live:
+        """A request checked and made ready, nothing of it queued yet."""
+        backend, base = self.backend, self.base
+        prompts = read(
+            request.prompt_ids,
+            vocab_size=backend.vocab_size,
+            pad_token_id=base.pad_token_id,
+            eos_ids=end_ids(base.eos_token_id),
+        )
+        if len(prompts.lengths) != 1:
+            raise MalmoiError(f"A request has one prompt, but {len(prompts.lengths)} were given. Make a request each.")
+        (prompt,) = prompts.rows()
+        config = complete(request.config, {}, base, len(prompt), backend.max_position, backend.vocab_size)
+        if (config.stop_strings or request.constraint is not None) and self.tokenizer is None:
+            raise MalmoiError(
+                f"{'stop_strings' if config.stop_strings else 'A constraint'} speaks of text, so generate() needs the "
+                "tokenizer as well: generate(..., tokenizer=...)."
+            )
+        if config.num_beams > 1 and request.trace is not False:
+            raise MalmoiError("Beam search keeps no trace of single tokens. Leave out trace, or use num_beams=1.")
+        limit = new_tokens(config, len(prompt))
+        self.scheduler.check(len(prompt) + limit - 1, config.num_beams)
+        live = _Live(self._prepared, request, config)
+        self._prepared += 1
+        copies = 1 if config.num_beams > 1 else config.num_return_sequences
+        first, *live.followers = (self._writer(live, list(prompt), limit, number) for number in range(copies))
+        job = Job(
+            order=(live.number, 0),
+            branches=[Branch(first.tokens, request.salt)],
+            positions=len(prompt) + limit - 1,
+            width=config.num_beams,
+            followers=len(live.followers),
+            keeps_cache=config.use_cache,
+        )
+        live.jobs[job] = BeamSearch(first, self.tokenizer) if config.num_beams > 1 else first
+        return live
+
+    def _enter(self, live: _Live) -> int:
+        self._live[live.number] = live
+        for job in live.jobs:
+            self.scheduler.add(job)
+        return live.number
+
+    def _writer(self, live: _Live, prompt: list[int], limit: int, number: int) -> Writer:
+        request, config, tokenizer = live.request, live.config, self.tokenizer
+        matcher = None
+        if request.constraint is not None:
+            matcher = request.constraint.matcher(tokenizer, self.backend.vocab_size, end_ids(config.eos_token_id))
+        return Writer(
+            prompt,
+            config,
+            eos_ids=end_ids(config.eos_token_id),
+            limit=limit,
+            number=number,
+            text=Text(tokenizer, config.stop_strings) if tokenizer is not None else None,
+            matcher=matcher,
+            alternatives=_alternatives(request.trace),
+            vocabulary=tokenizer,
+        )
+
+    def _read(self, plan: Plan) -> NDArray[Any]:
+        """Let the backend read what is planned: the wanted logits (W, V), job by job."""
+        for source, target in plan.copies:
+            self.backend.copy_block(source, target)
+        chunks = [chunk for chunks in plan.chunks.values() for chunk in chunks]
+        tables = np.zeros((len(chunks), max(len(chunk.branch.table) for chunk in chunks)), dtype=np.int32)
+        tokens: list[int] = []
+        positions: list[int] = []
+        sequences: list[int] = []
+        wanted: list[int] = []
+        for number, chunk in enumerate(chunks):
+            tables[number, : len(chunk.branch.table)] = chunk.branch.table
+            read_now = chunk.tokens()
+            positions += range(chunk.start, chunk.start + len(read_now))
+            tokens += read_now
+            sequences += [number] * len(read_now)
+            wanted += range(len(tokens) - chunk.wanted, len(tokens))
+        rows = [np.array(numbers, dtype=np.int32) for numbers in (tokens, positions, sequences)]
+        began = time.perf_counter()
+        logits = self.backend.step(rows[0], rows[1], rows[2], tables, np.array(wanted, dtype=np.int32))
+        if self.speculation is not None and len(wanted) == len(tokens):
+            self.speculation.measured(len(tokens), time.perf_counter() - began)
+        return logits
+
+    def _write(self, live: _Live, job: Job, chunks: list[Chunk], rows: NDArray[Any]) -> list[Token]:
+        """The logits of a job's next tokens are known: write them."""
+        writer, written = live.jobs[job], [job]
+        if isinstance(writer, BeamSearch):
+            tokens = self._search(live, job, writer, rows)
+        else:
+            followers, live.followers = live.followers, []
+            branches = [self.scheduler.fork(job.branches[0]) for _ in followers]
+            tokens = self._speak(live, job, writer, chunks[0], rows)
+            for other, branch in zip(followers, branches, strict=True):
+                branch.tokens = other.tokens
+                follower = Job((live.number, other.number), [branch], job.positions, keeps_cache=job.keeps_cache)
+                live.jobs[follower] = other
+                written.append(follower)
+                self.scheduler.join(follower)
+                tokens += self._speak(live, follower, other, Chunk(branch, 0, 0, []), rows)
+        if not live.config.use_cache:
+            for branch in (branch for job in written for branch in job.branches):
+                self.scheduler.forget(branch)
+        return tokens
+
+    def _speak(self, live: _Live, job: Job, writer: Writer, chunk: Chunk, rows: NDArray[Any]) -> list[Token]:
+        """The token that follows, and those after it for as long as the proposals were right."""
+        tokens: list[Token] = []
+        for place in range(len(chunk.proposals) + 1):
+            try:
+                token, why = writer.choose(rows[place])
+                reason = writer.push(token)
+            except MalmoiError as error:
+                tokens.append(Token(-1, writer.shown(ended=True), None, "error", live.number, writer.number, error))
+                self._end(live, job)
+                break
+            shown = writer.shown(ended=reason is not None)
+            tokens.append(Token(token, shown, why, reason, live.number, writer.number))
+            if reason is not None:
+                self._end(live, job)
+                break
+            if place == len(chunk.proposals) or token != chunk.proposals[place]:
+                break
+            self.scheduler.advance(chunk.branch, 1)
+        if self.speculation is not None and chunk.proposals:
+            self.speculation.learn(job, len(chunk.proposals), len(tokens) - 1)
+        return tokens
+
+    def _search(self, live: _Live, job: Job, search: BeamSearch, rows: NDArray[Any]) -> list[Token]:
+        """All beams go one token on; when the search ends, the tokens of its best texts."""
+        try:
+            parents = search.advance(rows)
+        except MalmoiError as error:
+            self._end(live, job)
+            return [Token(-1, "", None, "error", live.number, 0, error)]
+        old = job.branches
+        job.branches = [self.scheduler.fork(old[parent]) for parent in parents]
+        for branch, tokens in zip(job.branches, search.running, strict=True):
+            branch.tokens = tokens
+        for branch in old:
+            self.scheduler.forget(branch)
+        if parents:
+            return []
+        self._end(live, job)
+        return search.tokens(live.number, live.config.num_return_sequences)
+
+    def _end(self, live: _Live, job: Job) -> None:
+        self.scheduler.remove(job)
+        live.jobs.pop(job, None)
+        if self.speculation is not None:
+            self.speculation.forget(job)
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
-    """One step of a stream. `text` is what can be shown now, often nothing: a part of a character waits for its rest,
-    the beginning of a stop string until it is clear. The last one has the reason why no more follow."""
+def _backend(model: GPT4LMHeadModel | Backend, base: GenerationConfig | None) -> tuple[Backend, GenerationConfig]:
+    """What computes, and the model's own settings with the ids that its configuration knows."""
+    config = getattr(model, "config", None)
+    own: GenerationConfig = base or getattr(model, "generation_config", None) or GenerationConfig()
+    eos = end_ids(own.eos_token_id, getattr(config, "eos_token_id", None))
+    pad = own.pad_token_id if own.pad_token_id is not None else getattr(config, "pad_token_id", None)
+    base = own.replace(eos_token_id=eos, pad_token_id=pad)
+    if hasattr(model, "step"):
+        return model, base  # pyright: ignore[reportReturnType]
+    from malmoi.generate.torch_backend import TorchBackend
 
-    id: int
-    text: str
-    trace: TokenTrace | None = None
-    finish_reason: Finish | None = None
+    return TorchBackend(model), base  # pyright: ignore[reportArgumentType]
+
+
+def _alternatives(trace: bool | int) -> int | None:
+    return None if trace is False else ALTERNATIVES if trace is True else int(trace)
 
 
 def generate(
-    model: GPT4LMHeadModel,
+    model: GPT4LMHeadModel | Backend,
     input_ids: Any,
     config: GenerationConfig | None = None,
     *,
     attention_mask: Any = None,
     tokenizer: GPT4Tokenizer | None = None,
     trace: bool | int = False,
+    constraint: Constraint | None = None,
     **settings: Any,
 ) -> Generated:
     """Continue every prompt.
@@ -80,183 +345,83 @@ def generate(
     `input_ids`: a list of ids, a list of lists, an array, a tensor (T,) or (B, T) padded on the left with its
     `attention_mask`, or what a tokenizer returned. `settings` are fields of `GenerationConfig`, completed from the
     model's `generation_config`; `config` instead of them is a whole record. `tokenizer` is needed for `stop_strings`,
-    `texts` and the bytes in traces. `trace` asks for a `TokenTrace` a token (a number: with so many alternatives).
+    a `constraint`, `texts` and the bytes in traces. `trace` asks for a `TokenTrace` a token (a number: with so many
+    alternatives).
 
     Raises `MalmoiError` for prompts and settings that make no sense, and for NaN in the logits.
     """
-    prompts, config, eos_ids = _prepare(model, input_ids, attention_mask, config, settings, tokenizer)
-    flight = InFlight(model, prompts, config, eos_ids=eos_ids, alternatives=_alternatives(trace), vocabulary=tokenizer)
-    rows = len(prompts.lengths) * config.num_return_sequences
-    limits = [new_tokens(config, prompts.lengths[row // config.num_return_sequences]) for row in range(rows)]
-    texts = [_Text(tokenizer, config.stop_strings) for _ in range(rows)] if tokenizer is not None else None
+    engine = Engine(model, tokenizer, budget=_BUDGET_ALONE, prefix_cache=False)
+    prompts, config = _completed(engine, input_ids, attention_mask, config, settings)
+    copies = config.num_return_sequences
+    rows = len(prompts.lengths) * copies
     written: list[list[int]] = [[] for _ in range(rows)]
+    texts: list[list[str]] = [[] for _ in range(rows)]
     traces: list[list[TokenTrace]] = [[] for _ in range(rows)]
     reasons: list[Finish] = ["length"] * rows
-    ends = frozenset(eos_ids)
-    for row, token, why in _steps(flight):
-        tokens = written[row]
-        tokens.append(token)
-        if why is not None:
-            traces[row].append(why)
-        if token in ends:
-            reasons[row] = "eos"
-        elif texts is not None and texts[row].push(token):
-            reasons[row] = "stop"
-        elif len(tokens) < limits[row]:
-            continue
-        elif texts is not None and texts[row].finish():
-            reasons[row] = "stop"
-        flight.end(row)
+    requests = (Request(row, config, trace=trace, constraint=constraint) for row in prompts.rows())
+    for token in engine.stream(requests):
+        if token.error is not None:
+            raise token.error
+        row = token.request * copies + token.sample
+        written[row].append(token.id)
+        texts[row].append(token.text)
+        if token.trace is not None:
+            traces[row].append(token.trace)
+        reasons[row] = token.finish_reason or reasons[row]
     return Generated(
-        sequences=_sequences(prompts, written, config, eos_ids),
+        prompts=prompts,
         new_tokens=written,
         finish_reasons=reasons,
         config=config,
-        texts=[text.take() for text in texts] if texts is not None else None,
+        texts=["".join(parts) for parts in texts] if tokenizer is not None else None,
         traces=traces if trace is not False else None,
+        device=getattr(model, "device", "cpu"),
     )
 
 
 def stream(
-    model: GPT4LMHeadModel,
+    model: GPT4LMHeadModel | Backend,
     tokenizer: GPT4Tokenizer,
     prompt_ids: Any,
     config: GenerationConfig | None = None,
     trace: bool | int = False,
+    constraint: Constraint | None = None,
     **settings: Any,
 ) -> Iterator[Token]:
     """Continue one prompt, a `Token` at a time; the texts joined are what `generate` gives with the same seed.
 
     Mistakes are raised by the call itself, before the first token is asked for.
     """
-    prompts, config, eos_ids = _prepare(model, prompt_ids, None, config, settings, tokenizer)
+    engine = Engine(model, tokenizer, budget=_BUDGET_ALONE, prefix_cache=False)
+    prompts, config = _completed(engine, prompt_ids, None, config, settings)
     if len(prompts.lengths) * config.num_return_sequences != 1:
         raise MalmoiError(
             "A stream writes one sequence. Give one prompt and num_return_sequences=1, or use generate()."
         )
-    flight = InFlight(model, prompts, config, eos_ids=eos_ids, alternatives=_alternatives(trace), vocabulary=tokenizer)
-    return _stream(flight, _Text(tokenizer, config.stop_strings), new_tokens(config, prompts.lengths[0]))
+    request = Request(prompts.rows()[0], config, trace=trace, constraint=constraint)
+    return _raising(engine.stream(request))
 
 
-def _steps(flight: InFlight) -> Iterator[tuple[int, int, TokenTrace | None]]:
-    """All tokens of all rows, until each row is ended. A model in training is put to evaluation meanwhile."""
-    training = flight.model.training
-    if training:
-        flight.model.eval()
-    try:
-        while flight.alive:
-            yield from flight.step()
-    finally:
-        if training:
-            flight.model.train()
+def _raising(tokens: Iterator[Token]) -> Iterator[Token]:
+    for token in tokens:
+        if token.error is not None:
+            raise token.error
+        yield token
 
 
-def _stream(flight: InFlight, text: _Text, limit: int) -> Iterator[Token]:
-    ends = frozenset(flight.eos_ids)
-    while flight.alive:
-        ((row, token, why),) = flight.step()
-        reason: Finish | None = None
-        if token in ends:
-            reason = "eos"
-        elif text.push(token):
-            reason = "stop"
-        elif flight.written == limit:
-            reason = "stop" if text.finish() else "length"
-        if reason is not None:
-            flight.end(row)
-        yield Token(token, text.take(ended=reason is not None), why, reason)
-
-
-class _Text:
-    """The text of one row while its tokens arrive: whole characters, nothing from a stop string on."""
-
-    def __init__(self, tokenizer: GPT4Tokenizer, stops: Sequence[str]) -> None:
-        self.decoder = tokenizer.stream(skip_special_tokens=True, continues=True)
-        self.scanner = StopScanner(stops) if stops else None
-        self.parts: list[str] = []
-
-    def push(self, token: int) -> bool:
-        """Whether the token completed a stop string."""
-        return self._add(self.decoder.push(token))
-
-    def finish(self) -> bool:
-        """No more tokens: let go what was held back, which may complete a stop string."""
-        stopped = self._add(self.decoder.finish())
-        if self.scanner is not None:
-            self.parts.append(self.scanner.finish())
-        return stopped
-
-    def take(self, ended: bool = True) -> str:
-        """All the text that was not taken yet; the rest too if it has `ended`."""
-        if ended:
-            self.finish()
-        text = "".join(self.parts)
-        self.parts.clear()
-        return text
-
-    def _add(self, text: str) -> bool:
-        stopped = False
-        if self.scanner is not None:
-            text, stopped = self.scanner.push(text)
-        self.parts.append(text)
-        return stopped
-
-
-def _prepare(
-    model: GPT4LMHeadModel,
-    input_ids: Any,
-    attention_mask: Any,
-    config: GenerationConfig | None,
-    settings: Mapping[str, Any],
-    tokenizer: GPT4Tokenizer | None,
-) -> tuple[Prompts, GenerationConfig, tuple[int, ...]]:
-    """Checked prompts, complete settings, the ids that end a text."""
-    base = model.generation_config
-    if config is not None and settings:
-        raise MalmoiError(f"Give either a GenerationConfig or single settings ({', '.join(settings)}), not both.")
-    wished = config.eos_token_id if config is not None else settings.get("eos_token_id")
-    eos_ids = _ids(wished, base.eos_token_id, model.config.eos_token_id)
-    vocab_size = model.config.vocab_size
-    if any(not 0 <= token < vocab_size for token in eos_ids):
-        raise MalmoiError(f"eos_token_id={wished} is outside the model's vocabulary, 0 to {vocab_size - 1}.")
-    pads = (config.pad_token_id if config is not None else settings.get("pad_token_id"), base.pad_token_id)
-    pad = next((pad for pad in (*pads, model.config.pad_token_id) if pad is not None), None)
-    prompts = read(input_ids, attention_mask, vocab_size=vocab_size, pad_token_id=pad, eos_ids=eos_ids)
-    longest, context = max(prompts.lengths), model.config.max_position_embeddings
-    if config is None:
-        config = resolve(settings, base, longest, context)
-    elif not isinstance(config, Resolved):
-        config = resolve(given(config), None, longest, context)
-    elif longest + 1 > (config.max_length or context):
-        config = resolve({"max_length": config.max_length}, config, longest, context)  # says what does not fit
-    if config.stop_strings and tokenizer is None:
-        raise MalmoiError(
-            "stop_strings are text, so generate() needs the tokenizer as well: generate(..., tokenizer=...)."
-        )
-    changes: dict[str, Any] = {"eos_token_id": eos_ids, "pad_token_id": pad}
-    if config.do_sample and config.seed is None:
-        changes["seed"] = int(torch.randint(2**62, ()))  # torch.manual_seed makes a whole script repeatable
-    device = model.device
-    mask = prompts.mask.to(device) if prompts.mask is not None else None
-    return Prompts(prompts.ids.to(device), mask, prompts.lengths), config.replace(**changes), eos_ids
-
-
-def _ids(*wishes: int | Sequence[int] | None) -> tuple[int, ...]:
-    """The first that is not None, as a tuple; an empty one means that nothing ends a text."""
-    for wish in wishes:
-        if wish is not None:
-            return (wish,) if isinstance(wish, int) else tuple(wish)
-    return ()
-
-
-def _alternatives(trace: bool | int) -> int | None:
-    return None if trace is False else ALTERNATIVES if trace is True else int(trace)
-
-
-def _sequences(prompts: Prompts, written: list[list[int]], config: GenerationConfig, eos_ids: Sequence[int]) -> Tensor:
-    """Prompts and what follows them (N, T), filled up on the right."""
-    fill = config.pad_token_id if config.pad_token_id is not None else eos_ids[0] if eos_ids else 0
-    ids = prompts.ids.repeat_interleave(config.num_return_sequences, 0)
-    width = max(len(row) for row in written)
-    new = torch.tensor([row + [fill] * (width - len(row)) for row in written], dtype=ids.dtype, device=ids.device)
-    return torch.cat((ids, new), dim=1)
+def _completed(
+    engine: Engine, input_ids: Any, mask: Any, config: GenerationConfig | None, settings: dict[str, Any]
+) -> tuple[Prompts, Resolved]:
+    """Checked prompts, and settings that are the same for all of them."""
+    backend, base = engine.backend, engine.base
+    wishes = config.model_dump() if config is not None else settings
+    pad, eos = wishes.get("pad_token_id"), wishes.get("eos_token_id")
+    prompts = read(
+        input_ids,
+        mask,
+        vocab_size=backend.vocab_size,
+        pad_token_id=pad if pad is not None else base.pad_token_id,
+        eos_ids=end_ids(eos, base.eos_token_id),
+    )
+    longest = max(prompts.lengths)
+    return prompts, complete(config, settings, base, longest, backend.max_position, backend.vocab_size)

@@ -13,19 +13,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from malmoi.config import MalmoiError
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Checked prompts. `mask` is None where nothing is padded, so that the model can take its fastest way."""
+    """Checked prompts. `mask` is None where nothing is padded."""
 
-    ids: Tensor  # (B, T) int64
-    mask: Tensor | None  # (B, T) bool, true where real
+    ids: NDArray[np.int64]  # (B, T)
+    mask: NDArray[np.bool_] | None  # (B, T) true where real
     lengths: list[int]  # real tokens of each row
+
+    def rows(self) -> list[list[int]]:
+        """The ids of each prompt, without padding."""
+        return [row[len(row) - length :] for row, length in zip(self.ids.tolist(), self.lengths, strict=True)]
 
 
 def read(
@@ -48,9 +52,9 @@ def read(
     if attention_mask is not None:
         mask = _read_mask(attention_mask, ids)
     elif mask is None and pad_token_id is not None and pad_token_id not in eos_ids:
-        mask = (ids != pad_token_id).cummax(-1).values
-    if ids.shape[1] == 0 or (mask is not None and not bool(mask.any(-1).all())):
-        row = 0 if mask is None or ids.shape[1] == 0 else int((~mask.any(-1)).nonzero()[0])
+        mask = np.maximum.accumulate(ids != pad_token_id, axis=-1)
+    if ids.shape[1] == 0 or (mask is not None and not mask.any(-1).all()):
+        row = 0 if mask is None or ids.shape[1] == 0 else int(np.flatnonzero(~mask.any(-1))[0])
         raise MalmoiError(
             f"The prompt{'' if ids.shape[0] == 1 else f' in row {row}'} is empty, and a model continues text: it needs "
             "at least one token to start from. Give it a word, or the end-of-text token "
@@ -59,56 +63,66 @@ def read(
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= vocab_size:
         wrong = low if low < 0 else high
-        row, column = (int(number) for number in (ids == wrong).nonzero()[0])
+        row, column = (int(number) for number in np.argwhere(ids == wrong)[0])
         raise MalmoiError(
             f"input_ids[{row}, {column}] = {wrong} is not a token of this model: its vocabulary has ids 0 to "
             f"{vocab_size - 1}. Use the tokenizer that was saved with the model."
         )
-    if mask is not None and bool(mask.all()):
+    if mask is not None and mask.all():
         mask = None
     lengths = [ids.shape[1]] * ids.shape[0] if mask is None else mask.sum(-1).tolist()
     width = max(lengths)
     return Prompts(ids[:, -width:], None if mask is None else mask[:, -width:], lengths)
 
 
-def _rectangle(input_ids: Any, fill: int) -> tuple[Tensor, Tensor | None]:
+def _rectangle(input_ids: Any, fill: int) -> tuple[NDArray[np.int64], NDArray[np.bool_] | None]:
     """Ids (B, T), and the mask (B, T) that padding rows of unequal length made."""
     if isinstance(input_ids, str):
         raise MalmoiError("input_ids are numbers, but text was given. Encode it first: tokenizer.encode(text).")
     if isinstance(input_ids, (list, tuple)) and any(_is_row(row) for row in input_ids):
         return _pad_rows(input_ids, fill)
     try:
-        ids = torch.as_tensor(input_ids)
-    except (TypeError, ValueError, RuntimeError) as error:
+        ids = _array(input_ids)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise MalmoiError(
             f"input_ids cannot be read as token ids ({error}). Give a list of whole numbers, or what "
             "tokenizer.encode(text, return_tensors='pt') returns."
         ) from None
-    if ids.numel() == 0 and ids.dim() <= 1:
-        ids = ids.reshape(1, 0).long()
-    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+    if ids.size == 0 and ids.ndim <= 1:
+        ids = np.zeros((1, 0), dtype=np.int64)
+    if ids.dtype.kind in "OUS":
         raise MalmoiError(
-            f"input_ids are whole numbers (int64), but these are {str(ids.dtype).removeprefix('torch.')}."
+            "input_ids cannot be read as token ids (they hold something else than numbers). Give a list of whole "
+            "numbers, or what tokenizer.encode(text, return_tensors='pt') returns."
         )
-    if ids.dim() == 1:
-        ids = ids.unsqueeze(0)
-    if ids.dim() != 2:
+    if ids.dtype.kind not in "iu":
+        raise MalmoiError(f"input_ids are whole numbers (int64), but these are {ids.dtype}.")
+    if ids.ndim == 1:
+        ids = ids[None]
+    if ids.ndim != 2:
         raise MalmoiError(f"input_ids has the shape {tuple(ids.shape)}, but should be (prompts, tokens).")
-    return ids.long(), None
+    return ids.astype(np.int64), None
+
+
+def _array(values: Any) -> NDArray[Any]:
+    """Lists, arrays and tensors alike; torch itself is not needed to read what it made."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu().numpy()
+    return np.asarray(values)
 
 
 def _is_row(ids: Any) -> bool:
     return isinstance(ids, (list, tuple)) or getattr(ids, "ndim", 0) > 0
 
 
-def _pad_rows(rows: Sequence[Any], fill: int) -> tuple[Tensor, Tensor | None]:
+def _pad_rows(rows: Sequence[Any], fill: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     for number, row in enumerate(rows):
         if not _is_row(row) or any(_is_row(token) for token in row):
             raise MalmoiError(f"input_ids[{number}] is not a list of token ids, but other rows of input_ids are.")
     read = [_rectangle(row, fill)[0] for row in rows]
     width = max(row.shape[1] for row in read)
-    ids = torch.full((len(read), width), fill)
-    mask = torch.zeros((len(read), width), dtype=torch.bool)
+    ids = np.full((len(read), width), fill, dtype=np.int64)
+    mask = np.zeros((len(read), width), dtype=bool)
     for number, row in enumerate(read):
         if row.shape[1]:
             ids[number, -row.shape[1] :] = row
@@ -116,24 +130,24 @@ def _pad_rows(rows: Sequence[Any], fill: int) -> tuple[Tensor, Tensor | None]:
     return ids, mask
 
 
-def _read_mask(attention_mask: Any, ids: Tensor) -> Tensor:
+def _read_mask(attention_mask: Any, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
     try:
-        mask = torch.as_tensor(attention_mask, device=ids.device)
+        mask = _array(attention_mask).astype(np.float64)
     except (TypeError, ValueError, RuntimeError) as error:
         raise MalmoiError(
             f"attention_mask cannot be read ({error}). It holds 1 for a token and 0 for padding."
         ) from None
-    if mask.dim() == 1:
-        mask = mask.unsqueeze(0)
+    if mask.ndim == 1:
+        mask = mask[None]
     if mask.shape != ids.shape:
-        raise MalmoiError(f"attention_mask has the shape {tuple(mask.shape)}, but input_ids has {tuple(ids.shape)}.")
-    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise MalmoiError(f"attention_mask has the shape {mask.shape}, but input_ids has {ids.shape}.")
+    if not ((mask == 0) | (mask == 1)).all():
         raise MalmoiError("attention_mask holds 1 for a token and 0 for padding; other values were found.")
-    mask = mask.bool()
-    if mask.shape[1] and bool((mask != mask.cummax(-1).values).any()):
-        row = int((mask != mask.cummax(-1).values).any(-1).nonzero()[0])
+    mask = mask.astype(bool)
+    broken = (mask != np.maximum.accumulate(mask, axis=-1)).any(-1)
+    if broken.any():
         raise MalmoiError(
-            f"attention_mask has padding after a token in row {row}, but prompts are padded on the left: the next "
-            "token is written at the right edge. Set tokenizer.padding_side = 'left'."
+            f"attention_mask has padding after a token in row {int(np.flatnonzero(broken)[0])}, but prompts are padded "
+            "on the left: the next token is written at the right edge. Set tokenizer.padding_side = 'left'."
         )
     return mask

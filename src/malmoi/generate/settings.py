@@ -8,6 +8,9 @@ Three layers, the later wins: the defaults of `GenerationConfig`, the model's ow
 what was asked for in this call (`settings`). Only what was asked for in this call can be a contradiction; what a
 model's folder merely suggests gives way.
 
+Beam search (`num_beams` above 1) looks for the likeliest text and sampling draws one, so that only one of the two can
+be asked for; the sequences that it returns are its best.
+
 Lengths: `max_length` counts the prompt, `max_new_tokens` does not and wins where both are given. With neither, up to
 256 new tokens are written, fewer where the context ends. A length that the context cannot hold is an error, not a
 shorter text.
@@ -15,7 +18,9 @@ shorter text.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from malmoi.config import GenerationConfig, MalmoiError, nearest
@@ -57,8 +62,14 @@ def resolve(settings: Mapping[str, Any], base: GenerationConfig | None, prompt_l
             )
     if isinstance(asked_for.get("stop_strings"), str):
         asked_for["stop_strings"] = (asked_for["stop_strings"],)
-    do_sample = _sampling(asked_for, base)
-    whole = GenerationConfig(**{**base.model_dump(), **asked_for, "do_sample": do_sample})
+    num_beams = _beams(asked_for, base)
+    do_sample = num_beams == 1 and _sampling(asked_for, base)
+    whole = GenerationConfig(**{**base.model_dump(), **asked_for, "do_sample": do_sample, "num_beams": num_beams})
+    if num_beams > 1 and whole.num_return_sequences > num_beams:
+        raise MalmoiError(
+            f"num_return_sequences={whole.num_return_sequences} asks for more texts than num_beams={num_beams} keeps. "
+            f"Use num_beams={whole.num_return_sequences} or more."
+        )
     if any(not stop for stop in whole.stop_strings):
         raise MalmoiError("stop_strings holds an empty text, which would stop everything at once. Leave it out.")
     return Resolved(**{**whole.model_dump(), **_lengths(asked_for, base, whole, prompt_length, context)})
@@ -68,6 +79,70 @@ def new_tokens(config: GenerationConfig, prompt_length: int) -> int:
     """How many tokens a row with a prompt of `prompt_length` may get under resolved settings."""
     limits = [config.max_new_tokens, config.max_length - prompt_length if config.max_length is not None else None]
     return max(0, min(limit for limit in limits if limit is not None))
+
+
+def complete(
+    config: GenerationConfig | None,
+    settings: Mapping[str, Any],
+    base: GenerationConfig,
+    longest: int,
+    context: int,
+    vocab_size: int,
+) -> Resolved:
+    """The settings of a call, given as single `settings` or as a whole `config`, ready for the engine: resolved for a
+    prompt of `longest` tokens, the ids that end a text as a tuple, the padding id and (when sampling) the seed filled
+    in. `base` are the model's own settings.
+
+    Raises `MalmoiError` like `resolve`, for both kinds of settings at once, and for ids outside the vocabulary.
+    """
+    if config is not None and settings:
+        raise MalmoiError(f"Give either a GenerationConfig or single settings ({', '.join(settings)}), not both.")
+    wished = config.eos_token_id if config is not None else settings.get("eos_token_id")
+    eos_ids = end_ids(wished, base.eos_token_id)
+    if any(not 0 <= token < vocab_size for token in eos_ids):
+        raise MalmoiError(f"eos_token_id={wished} is outside the model's vocabulary, 0 to {vocab_size - 1}.")
+    pad = config.pad_token_id if config is not None else settings.get("pad_token_id")
+    if config is None:
+        config = resolve(settings, base, longest, context)
+    elif not isinstance(config, Resolved):
+        config = resolve(given(config), None, longest, context)
+    elif longest + 1 > (config.max_length or context):
+        config = resolve({"max_length": config.max_length}, config, longest, context)  # says what does not fit
+    wrong = [token for token in config.logit_bias if not 0 <= token < vocab_size]
+    if wrong:
+        raise MalmoiError(f"logit_bias names the token {wrong[0]}, but the vocabulary has ids 0 to {vocab_size - 1}.")
+    changes: dict[str, Any] = {"eos_token_id": eos_ids, "pad_token_id": pad if pad is not None else base.pad_token_id}
+    if config.do_sample and config.seed is None:
+        changes["seed"] = new_seed()
+    return Resolved(**{**config.model_dump(), **changes})
+
+
+def end_ids(*wishes: int | Sequence[int] | None) -> tuple[int, ...]:
+    """The first that is not None, as a tuple; an empty one means that nothing ends a text."""
+    for wish in wishes:
+        if wish is not None:
+            return (wish,) if isinstance(wish, int) else tuple(wish)
+    return ()
+
+
+def new_seed() -> int:
+    """A seed for who gave none: from torch where that is in use, so that `torch.manual_seed` repeats a script."""
+    torch = sys.modules.get("torch")
+    return int(torch.randint(2**62, ())) if torch is not None else secrets.randbits(62)
+
+
+def _beams(given: Mapping[str, Any], base: GenerationConfig) -> int:
+    """How many beams, or the contradiction with sampling in what was asked for."""
+    sampling = {"do_sample": (False,), "temperature": (0,), "top_k": (0,), "top_p": (1,), "min_p": (0,)}
+    wishes = [f"{name}={given[name]}" for name, off in sampling.items() if given.get(name, off[0]) not in off]
+    if given.get("num_beams", 1) > 1 and wishes:
+        raise MalmoiError(
+            f"num_beams={given['num_beams']} looks for the likeliest text, but {', '.join(wishes)} asks to draw one. "
+            "Leave one of the two out."
+        )
+    if "num_beams" in given:
+        return given["num_beams"]
+    return 1 if wishes or base.do_sample else base.num_beams
 
 
 def _sampling(given: Mapping[str, Any], base: GenerationConfig) -> bool:

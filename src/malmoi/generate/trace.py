@@ -10,18 +10,18 @@ between the distribution before and after it, that is, the probability mass it t
 others. For a filter such as top_k that is exactly the mass of the tokens it cut away. Greedy choice is the limit of
 temperature 0, and is reported as that.
 
-Shapes: B rows, V vocabulary.
+Shapes: V vocabulary.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
+
+from malmoi.generate.sampling import Logits, log_softmax
 
 ALTERNATIVES = 5  # as many as most APIs show
 
@@ -91,67 +91,54 @@ def _finite(number: float) -> float | None:
 
 
 class Observer:
-    """Listens while logits (B, V) are shaped (it is `sampling.shape`'s `watch`), then writes one trace a row."""
+    """Listens while logits (V,) are shaped (it is `sampling.shape`'s `watch`), then writes the trace of one token."""
 
-    def __init__(self, logits: Tensor) -> None:
-        self.raw = _log_softmax(logits)  # (B, V)
+    def __init__(self, logits: Logits) -> None:
+        self.raw = log_softmax(logits)  # (V,)
         self.final = self.raw
-        self.removed: dict[str, Tensor] = {}  # setting -> (B,)
+        self.removed: dict[str, float] = {}
 
-    def __call__(self, name: str, logits: Tensor) -> None:
-        after = _log_softmax(logits)
-        self.removed[name] = (after.exp() - self.final.exp()).abs().sum(-1) / 2
+    def __call__(self, name: str, logits: Logits) -> None:
+        after = log_softmax(logits)
+        self.removed[name] = float(np.abs(np.exp(after) - np.exp(self.final)).sum() / 2)
         self.final = after
 
-    def greedy(self, ids: Tensor) -> None:
-        """The choice was the likeliest token: temperature 0, all mass on `ids` (B,)."""
-        certain = torch.full_like(self.final, -math.inf)
-        certain.scatter_(-1, ids.unsqueeze(-1), 0.0)
+    def greedy(self, token: int) -> None:
+        """The choice was the likeliest token: temperature 0, all mass on `token`."""
+        certain = np.full_like(self.final, -math.inf)
+        certain[token] = 0.0
         self("temperature", certain)
 
-    def traces(
-        self, ids: Tensor, positions: Sequence[int], vocabulary: Vocabulary | None, alternatives: int = ALTERNATIVES
-    ) -> list[TokenTrace]:
-        """One trace a row for the chosen `ids` (B,), which stand at `positions`; no vocabulary, no bytes."""
+    def trace(
+        self, token: int, position: int, vocabulary: Vocabulary | None, alternatives: int = ALTERNATIVES
+    ) -> TokenTrace:
+        """The record of the chosen `token`, which stands at `position`; no vocabulary, no bytes."""
 
         def spell(token: int) -> bytes:
             return vocabulary.token_bytes(token) if vocabulary is not None else b""
 
-        chosen = ids.unsqueeze(-1)
-        logprobs = self.raw.gather(-1, chosen)
-        ranks = (self.raw > logprobs).sum(-1) + 1
-        entropies = torch.special.entr(self.raw.exp()).sum(-1)
-        probabilities = self.final.gather(-1, chosen).exp().squeeze(-1)
-        best, names = self.raw.topk(min(alternatives, self.raw.shape[-1]))
-        after = self.final.gather(-1, names)
-        removed = {name: mass.tolist() for name, mass in self.removed.items()}
-        columns = zip(
-            ids.tolist(),
-            positions,
-            logprobs.squeeze(-1).tolist(),
-            ranks.tolist(),
-            entropies.tolist(),
-            probabilities.tolist(),
-            zip(names.tolist(), best.tolist(), after.tolist(), strict=True),
-            strict=True,
+        raw = self.raw
+        possible = raw[raw > -math.inf]
+        return TokenTrace(
+            id=token,
+            bytes=spell(token),
+            position=position,
+            logprob=float(raw[token]),
+            rank=int((raw > raw[token]).sum()) + 1,
+            entropy=float(-(np.exp(possible) * possible).sum()),
+            probability=math.exp(self.final[token]),
+            alternatives=tuple(
+                Alternative(name, spell(name), float(raw[name]), float(self.final[name]))
+                for name in likeliest(raw, alternatives)
+            ),
+            removed=dict(self.removed),
         )
-        return [
-            TokenTrace(
-                id=token,
-                bytes=spell(token),
-                position=position,
-                logprob=logprob,
-                rank=rank,
-                entropy=entropy,
-                probability=probability,
-                alternatives=tuple(
-                    Alternative(name, spell(name), was, now) for name, was, now in zip(*others, strict=True)
-                ),
-                removed={name: mass[row] for name, mass in removed.items()},
-            )
-            for row, (token, position, logprob, rank, entropy, probability, others) in enumerate(columns)
-        ]
 
 
-def _log_softmax(logits: Tensor) -> Tensor:
-    return (logits if logits.device.type == "mps" else logits.double()).log_softmax(-1)
+def likeliest(scores: Logits, count: int) -> list[int]:
+    """The ids of the `count` highest scores (V,), best first; of equals the smaller id first."""
+    if count < 1:
+        return []
+    count = min(count, scores.size)
+    ids = np.flatnonzero(scores >= np.partition(scores, scores.size - count)[scores.size - count])
+    return ids[np.argsort(-scores[ids], kind="stable")][:count].tolist()
