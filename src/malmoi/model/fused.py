@@ -17,6 +17,8 @@ B batch, T tokens, H query heads, K key/value heads, G = H / K, D head size
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,9 +31,23 @@ LONGEST_ROW = 512  # beyond it the (T, T) weights cost more memory traffic than 
 SHORT_ROW_DTYPES = (torch.bfloat16,)  # in float32 the library's kernel is the faster one
 
 
+_measuring = False
+
+
+@contextmanager
+def measuring() -> Iterator[None]:
+    """Within it, passes without gradients take these steps too: a held-out loss is then that of the training passes."""
+    global _measuring
+    before, _measuring = _measuring, True
+    try:
+        yield
+    finally:
+        _measuring = before
+
+
 def pays(x: torch.Tensor) -> bool:
-    """Whether the hand-written steps are the faster ones for this tensor: on a CPU, on the way to a gradient."""
-    return x.device.type == "cpu" and x.requires_grad and not torch.compiler.is_compiling()
+    """Whether the hand-written steps are the ones to take for this tensor: on a CPU, on the way to a gradient."""
+    return x.device.type == "cpu" and (x.requires_grad or _measuring) and not torch.compiler.is_compiling()
 
 
 def compiled(*tensors: torch.Tensor) -> bool:

@@ -180,7 +180,7 @@ def evaluate(
     counted = True
     try:
         for batch in batches:
-            with autocast():
+            with autocast(), fused.measuring():
                 nats, count = cross_entropy(model, batch, device)
             total += float(nats)
             tokens += count
