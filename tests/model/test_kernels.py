@@ -23,7 +23,7 @@ def draw(seed, *shape, dtype=torch.float32):
 
 
 def agree(step, formula, *inputs, steps=1):
-    """Values and gradients of `step` in the inputs' type are those of `formula` in float64, to the rounding of so many steps."""
+    """Values and gradients of `step` are those of `formula` in float64, to the rounding of so many steps."""
     out = step(*inputs)
     wide = [tensor.detach().double().requires_grad_() for tensor in inputs]
     expected = formula(*wide)
