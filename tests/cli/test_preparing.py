@@ -1,5 +1,6 @@
 """Killed before training began: finished parts are kept, others cleared away, and the same command goes on."""
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import pytest
 from cli.conftest import tiny_recipe
 from malmoi.cli import pipeline, preparing
 from malmoi.cli.preparing import PREPARING, begin, clear_half_written, is_unfinished, recipe_in
+from malmoi.config import MalmoiError, Recipe
 
 
 class KilledError(BaseException):
@@ -94,3 +96,66 @@ def test_killed_before_the_recipe_was_noted(corpus, tmp_path, resume, left):
 def test_a_folder_of_somebody_elses_is_none_of_ours(corpus, tmp_path):
     (tmp_path / ".env").write_text("", encoding="utf-8")
     assert not is_unfinished(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def stopped(corpus, tmp_path_factory):
+    """A run that was stopped after four of its six steps."""
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+
+    def cut(event: object) -> None:
+        if getattr(event, "step", 0) == 4:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        pipeline.run(tiny_recipe(corpus), folder, show=cut)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"vocab_size": 330}, "vocab_size was 320 when this run began and is 330 now"),
+        ({"tokenizer": "elsewhere"}, "tokenizer was None .* and is 'elsewhere' now"),
+        ({"data": {"held_out": 0.1}}, r"data\.held_out was 0\.2 .* and is 0\.1 now"),
+        (
+            {"data": {"sources": [{"path": "village:50"}]}},
+            r"data\.sources was \[\{'path': .* is \[\{'path': 'village:50'\}\]",
+        ),
+        ({"data": {"validation": [{"path": "village:50"}]}}, r"data\.validation was \[\] .* 'village:50'"),
+        ({"train": {"learning_rate": 0.5}}, r"train\.learning_rate was"),
+        ({"model": {"hidden_size": 64}}, r"model\.hidden_size was 32 .* is 64 now"),
+    ],
+)
+def test_a_run_does_not_go_on_with_another_recipe_and_keeps_its_own(corpus, stopped, changes, words):
+    own = (stopped / "recipe.yaml").read_bytes()
+    values = tiny_recipe(corpus).model_dump(mode="json", exclude_unset=True)
+    for name, value in changes.items():
+        values[name] = {**values[name], **value} if isinstance(value, dict) else value
+    with pytest.raises(MalmoiError, match=words):
+        pipeline.run(Recipe(**values), stopped, resume=True)
+    assert (stopped / "recipe.yaml").read_bytes() == own
+
+
+@pytest.mark.parametrize("name", ["shard-00000.ids", "shard-00000.documents"])
+def test_tokens_that_are_not_what_was_written_are_not_learned_from(corpus, stopped, name):
+    file = stopped / "tokens" / name
+    whole = file.read_bytes()
+    data = bytearray(whole)
+    data[len(data) // 2] ^= 1
+    file.write_bytes(bytes(data))
+    try:
+        with pytest.raises(MalmoiError, match=rf"{name}: is not what was written \(its SHA-256 differs"):
+            pipeline.run(tiny_recipe(corpus), stopped, resume=True)
+    finally:
+        file.write_bytes(whole)
+
+
+def test_what_may_change_is_noted_and_the_run_ends_the_same(corpus, stopped, finished_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(stopped, folder)
+    recipe = tiny_recipe(corpus)
+    pipeline.run(recipe.replace(train={**recipe.train, "save_steps": 1}), folder, resume=True)
+    assert Recipe.from_yaml(folder / "recipe.yaml").train["save_steps"] == 1
+    ours, theirs = ((place / "model" / "model.safetensors").read_bytes() for place in (folder, finished_run))
+    assert ours == theirs

@@ -40,6 +40,20 @@ def test_the_best_come_back_from_the_folder(tmp_path, decay):
     assert not kept.load_best(3)
 
 
+def test_a_checkpoint_holds_the_log_as_it_was(tmp_path):
+    kept = keeper(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text("one\n", encoding="utf-8")
+    path = kept.save(3, None, {})
+    for text in ("one\ntwo\n", "o", None):
+        (tmp_path / "metrics.jsonl").unlink()
+        if text is not None:
+            (tmp_path / "metrics.jsonl").write_text(text, encoding="utf-8")
+        kept.load(path)
+        assert (tmp_path / "metrics.jsonl").read_text(encoding="utf-8") == "one\n"
+    (path / "metrics.jsonl").write_text("", encoding="utf-8")
+    assert "metrics.jsonl has 0 bytes" in checkpoint.fault_of(path)
+
+
 def test_without_a_folder_they_are_held_in_memory():
     kept = keeper(None)
     assert not kept.load_best(1) and kept.way_back() == "" and kept.save(1, None, {}) is None

@@ -446,6 +446,15 @@ def test_early_stopping_and_averages_are_the_same_after_an_interruption(tmp_path
     assert lines(tmp_path / "broken") == lines(tmp_path / "straight")
 
 
+def test_another_number_of_threads_is_said(tmp_path):
+    _, run = begin(tmp_path / "run")
+    for step in run:
+        if step.step == 4:
+            run.close()
+    first = next(begin(tmp_path / "run", settings(num_threads=2), resume=True)[1])
+    assert first.step == 5 and "began with 1 threads and goes on with 2: results may differ" in first.message
+
+
 def test_the_last_weights_stay_when_asked_for():
     model, run = overfitting_run(None, load_best_model_at_end=False)
     other, other_run = overfitting_run(None)

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 TOKENIZER, VALIDATION = "tokenizer", "validation"
 DEFAULT_SIZE = "nano"
 SAMPLE_BYTES = 32 << 20  # of text that a tokenizer is learned from
+MOST_CHECKED = 16 << 30  # bytes of tokens that are hashed again before a run goes on: some ten seconds
 VILLAGE_PART = 4_000  # documents that a process makes at a time
 VILLAGE_SAMPLE = 6_000  # of its documents: the village says the same things in new ways, and its vocabulary is small
 
@@ -95,8 +96,9 @@ def run(recipe: Recipe, folder: str | Path, *, resume: bool = False, show: Show 
     Raises `MalmoiError` for settings, files and folders that cannot work, before anything is written where that is
     possible.
     """
-    from malmoi.train import job
+    from malmoi.train import job, memory
 
+    memory.keep_memory()
     folder = Path(folder)
     settings = resolve(recipe)
     world = job.of(recipe)
@@ -109,6 +111,7 @@ def run(recipe: Recipe, folder: str | Path, *, resume: bool = False, show: Show 
         check_folder(folder, resume)
     unfinished = preparing.is_unfinished(folder)
     if resume and not unfinished:
+        preparing.check_resumed(settings.recipe, folder)
         transfer.check_resumed(recipe, folder)
     is_new = not resume and not unfinished and world.first
     if world.first:
@@ -119,10 +122,12 @@ def run(recipe: Recipe, folder: str | Path, *, resume: bool = False, show: Show 
         tokenizer = prepare_tokenizer(settings, folder, show)
         tokens = prepare_tokens(settings, folder, tokenizer, show)
         if world.first:
+            if resume:
+                check_tokens(tokens, show)
             world.wait()
         model = build_model(settings, tokenizer)
         show(Stage("model", _described(model)))
-        if world.first:
+        if world.first and not (folder / RECIPE).is_file():
             write_recipe(settings, model, folder)
             preparing.end(folder)
         world.take(model, recipe.parallel, settings.train)
@@ -136,7 +141,7 @@ def run(recipe: Recipe, folder: str | Path, *, resume: bool = False, show: Show 
 
     last: Step | None = None
     show(Stage("train", f"{tokens.train.num_tokens:,} tokens to learn from"))
-    for last in train(
+    steps = train(
         model,
         batches,
         settings.train,
@@ -147,7 +152,10 @@ def run(recipe: Recipe, folder: str | Path, *, resume: bool = False, show: Show 
         recipe=recipe,
         world=world,
         language=language(),
-    ):
+    )
+    if resume and world.first:
+        write_recipe(settings, model, folder)  # only now: a changed setting may have been refused
+    for last in steps:
         show(last)
     interrupted = last is not None and "interrupted" in last.events
     whole = None if interrupted else world.whole(model, folder)
@@ -270,6 +278,15 @@ def prepare_tokens(settings: Settings, folder: Path, tokenizer: GPT4Tokenizer, s
     if data.validation:
         one(folder / VALIDATION, data.validation, 0.0)
     return one(folder / TOKENS, data.sources, 0.0 if data.validation else data.held_out)
+
+
+def check_tokens(tokens: TokenFile, show: Show) -> None:
+    """Before a run goes on: is what it learns from still what was written? (A new token file was hashed as it was.)"""
+    size = sum(facts["size"] for entry in tokens.manifest["shards"] for facts in entry["files"].values())
+    if size > MOST_CHECKED:
+        show(Stage("tokens", f"{size / 1e9:,.0f} GB: too much to read again; only sizes were checked"))
+        return
+    tokens.verify()
 
 
 def build_model(settings: Settings, tokenizer: GPT4Tokenizer) -> GPT4LMHeadModel:

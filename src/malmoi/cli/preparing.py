@@ -13,10 +13,11 @@ import shutil
 from pathlib import Path
 
 from malmoi.cli.folders import RECIPE
-from malmoi.config import Recipe
+from malmoi.config import Config, MalmoiError, Recipe
 
 PREPARING = ".preparing.yaml"
 PARTS = ("tokenizer", "tokens", "validation")
+DECIDES_TOKENS = {"": ("start_from", "tokenizer", "vocab_size"), "data.": ("sources", "held_out", "validation")}
 # Names that our writers give to what is not finished: .tokens.building-71-0a1b2c3d, .config.yaml.0a1b2c3d4e5f.tmp
 HALF_WRITTEN = re.compile(
     r"\.(.+)\.((building|old|writing)-\d+(-[0-9a-f]+)?|[0-9a-f]{8,}\.(tmp|saving)|\d+)|\.(writing|old)-.+"
@@ -50,6 +51,30 @@ def begin(folder: Path, recipe: Recipe) -> None:
         for part in PARTS:
             shutil.rmtree(folder / part, ignore_errors=True)
         write_text(note, text)
+
+
+def check_resumed(recipe: Recipe, folder: Path) -> None:
+    """A run goes on with the tokens that it has; refuse a recipe (filled in) that asks for others, naming the setting.
+
+    What else a recipe may not change, the training loop knows.
+    """
+    before = Recipe.from_yaml(folder / RECIPE)
+    for place, was, now in (("", before, recipe), ("data.", before.data, recipe.data)):
+        for name in DECIDES_TOKENS[place]:
+            then, asked = getattr(was, name), getattr(now, name)
+            if then != asked:
+                raise MalmoiError(
+                    f"{folder}: {place}{name} was {_said(then)} when this run began and is {_said(asked)} now; its "
+                    f"tokens are made. Put the old value back (malmoi train --resume --out {folder} takes it), or "
+                    f"choose another --out."
+                )
+
+
+def _said(value: object) -> str:
+    """A setting as a recipe has it, without what is left at its default."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(_said(each) for each in value)}]"
+    return str(value.model_dump(mode="json", exclude_defaults=True)) if isinstance(value, Config) else repr(value)
 
 
 def end(folder: Path) -> None:

@@ -4,6 +4,7 @@
       model.safetensors       the weights, by name
       optimizer.safetensors   the optimizers' state, `<parameter>:<state>` by name (no pickle)
       state.json              step, progress, watch, settings, data fingerprint
+      metrics.jsonl           the run's log up to here
       ...                     whatever the caller's `extra` adds (tokenizer, config.json)
       manifest.json           size and SHA-256 of every file above and of itself: written last
 

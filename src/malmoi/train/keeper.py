@@ -5,6 +5,7 @@ Where a run has a folder, the best weights lie in its best checkpoint; without o
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,10 @@ from typing import Any
 from torch import Tensor
 
 from malmoi.config import TrainConfig
+from malmoi.tokens.folder import write_text
 from malmoi.train import checkpoint
 from malmoi.train.optimizer import Optimizers
+from malmoi.train.record import METRICS
 
 
 @dataclass
@@ -35,8 +38,14 @@ class Keeper:
         return checkpoint.latest(self.folder, on_skip) if self.folder is not None else None
 
     def load(self, path: Path) -> None:
-        """Take up the weights and the optimizers' state of a checkpoint."""
+        """Take up the weights and the optimizers' state of a checkpoint, and the log as it was then."""
         checkpoint.load(path, self.model, self.optimizer)
+        self.restore_log(path)
+
+    def restore_log(self, path: Path) -> None:
+        """Whatever became of the run's log since, the checkpoint holds it whole."""
+        if self.folder is not None and (path / METRICS).is_file():
+            write_text(self.folder / METRICS, (path / METRICS).read_text(encoding="utf-8"))
 
     def finish(self) -> None:
         """Wait until everything that was saved is on the disk; it always is, where saving is not left to a thread."""
@@ -67,6 +76,8 @@ class Keeper:
     def _add_files(self, folder: Path) -> None:
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder)
+        if self.folder is not None and (self.folder / METRICS).is_file():
+            shutil.copyfile(self.folder / METRICS, folder / METRICS)
         if self.on_save is not None:
             self.on_save(folder)
 

@@ -16,9 +16,10 @@ from malmoi.config import Config, MalmoiError, ModelConfig, TrainConfig
 FREE_TO_CHANGE = (
     "save_steps",
     "save_total_limit",
+    "num_threads",
     "memorization_samples",
     "track",
-)  # they do not touch what is computed
+)  # they do not touch what is computed (threads: but for rounding, which the run then says)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +110,12 @@ def _defaults(cls: type[Config]) -> dict[str, Any]:
 def check_same_run(path: Path, state: dict[str, Any], config: TrainConfig, model: dict[str, Any], data: str) -> None:
     """Raise `MalmoiError`, naming the field, unless settings and data are those that the checkpoint was made with.
 
-    `max_steps` may be the settled number or the one that was asked for; how often to save may change. A setting that
-    did not exist when the checkpoint was made counts as left at its default.
+    `max_steps` may be the settled number or the one that was asked for; how often to save, and the number of threads,
+    may change. A setting that did not exist when the checkpoint was made counts as left at its default.
     """
     defaults = {"train": _defaults(TrainConfig), "model": _defaults(ModelConfig)}
     for part, settings in (("train", config.model_dump(mode="json")), ("model", model)):
-        for name in sorted(settings.keys() | state[part].keys()):
+        for name in {**settings, **state[part]}:  # as they are declared: what decides others comes before them
             now, then = (given.get(name, defaults[part].get(name)) for given in (settings, state[part]))
             free = part == "train" and (name in FREE_TO_CHANGE or (name == "max_steps" and now == state["max_steps"]))
             if now != then and not free:

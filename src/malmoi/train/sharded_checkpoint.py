@@ -132,6 +132,7 @@ class ShardedKeeper(Keeper):
     def load(self, path: Path) -> None:
         self.finish()
         read(path, self.parts, self._sharded())
+        self._first(lambda: self.restore_log(path))
 
     def make_room(self, best: int | None, step: int) -> dict[str, float]:
         return self._first(lambda: super(ShardedKeeper, self).make_room(best, step))
