@@ -23,10 +23,13 @@ FUSED_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-e
 FUSED_FLAGS += ["-fno-signed-zeros", "-fassociative-math"]
 X86 = {
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
-    # gcc 12 takes its own header's undefined lanes for ours
-    "avx512": ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"]
-    + ["-Wno-uninitialized", "-Wno-maybe-uninitialized"],
+    "avx512": [
+        *("-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"),
+        *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),  # gcc 12 takes its own header's undefined lanes for ours
+    ],
 }
+# No multiplication may be joined with an addition unless the source says so: all sets are to give the same bits.
+ENGINE_FLAGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-fvisibility=hidden", "-pthread"]
 ARM = {"neon": [], "dotprod": ["-march=armv8.2-a+dotprod"]}
 MSVC = {"avx2": ["/arch:AVX2"], "avx512": ["/arch:AVX512"]}
 
@@ -55,16 +58,15 @@ class BuildEngine(build_ext):
         if ext.sources == [FUSED]:
             flags = ["/std:c++17", "/O2", "/fp:precise"] if self.compiler.compiler_type == "msvc" else FUSED_FLAGS
             objects = self.compiler.compile([FUSED], output_dir=self.build_temp, extra_postargs=flags)
-            return self._link(ext, objects, [])
+            self._link(ext, objects, [])
+            return
         kind = machine()
         flags = {"x86": X86, "arm": ARM, "other": {}}[kind]
         microsoft = self.compiler.compiler_type == "msvc"
-        general = ["/std:c++17", "/O2", "/EHsc", "/fp:precise"] if microsoft else [
-            *("-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-fvisibility=hidden", "-pthread"),
-            *os.environ.get("MALMOI_NATIVE_FLAGS", "").split(),
-        ]
+        more = os.environ.get("MALMOI_NATIVE_FLAGS", "").split()  # sanitizers, for example
+        general = ["/std:c++17", "/O2", "/EHsc", "/fp:precise"] if microsoft else [*ENGINE_FLAGS, *more]
         macros = {"x86": [("MALMOI_X86", "1")], "arm": [("MALMOI_ARM", "1")], "other": []}[kind]
-        special = {f"set_{name}.cpp": (MSVC[name] if microsoft else more) for name, more in flags.items()}
+        special = {f"set_{name}.cpp": (MSVC[name] if microsoft else own) for name, own in flags.items()}
         objects = []
         for source in sorted(ENGINE.glob("*.cpp")):
             if source.name.startswith("set_") and source.name not in {*special, "set_scalar.cpp"}:
@@ -76,7 +78,7 @@ class BuildEngine(build_ext):
                 extra_postargs=[*general, *special.get(source.name, [])],
                 depends=[str(path) for path in ENGINE.iterdir()],
             )
-        self._link(ext, objects, [] if microsoft else ["-pthread", *os.environ.get("MALMOI_NATIVE_FLAGS", "").split()])
+        self._link(ext, objects, [] if microsoft else ["-pthread", *more])
 
     def _link(self, ext: Extension, objects: list[str], flags: list[str]) -> None:
         place = Path(self.get_ext_fullpath(ext.name))

@@ -25,6 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "adapter": ("adapter", "Merge a LoRA adapter into its model."),
     "params": ("params", "All four kinds of parameters of a model, with counts."),
     "export": ("export", "Write a model for llama.cpp, Ollama, transformers."),
+    "quantise": ("quantise", "Round a model's weights for the fast CPU engine."),
     "explain": ("explain", "What a setting is, why, and what to try (en, ko)."),
 }
 

@@ -1,8 +1,8 @@
 """A model in the native engine: open it, run steps, share the blocks of its cache.
 
-A step takes rows. A row is one token of one sequence at one position; a call may mix the 500 rows of a prompt, the single
-next token of twenty conversations, and four guessed tokens of another to be checked. For every row that is wanted it
-gives the logits of what comes next.
+A step takes rows. A row is one token of one sequence at one position; a call may mix the 500 rows of a prompt, the
+single next token of twenty conversations, and four guessed tokens of another to be checked. For every row that is
+wanted it gives the logits of what comes next.
 
 Keys and values of the past lie in blocks of 32 positions. The caller says by a block table which blocks are whose, so
 that sequences with a common beginning can share its blocks, and hands out free ones; `copy_block` makes a private copy
@@ -26,7 +26,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from malmoi.config import MalmoiError
 from malmoi.native.description import tensors
-from malmoi.native.packed_folder import Opened, open_folder
 from malmoi.native.interface import (
     BLOCK_SIZE,
     ROLES,
@@ -40,6 +39,7 @@ from malmoi.native.interface import (
 )
 from malmoi.native.library import INSTRUCTIONS, check, load
 from malmoi.native.packed import Packed, up_to
+from malmoi.native.packed_folder import Opened, open_folder
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -98,7 +98,11 @@ class NativeModel:
         structs = _tensors(opened)
         check(
             self._library.malmoi_open(
-                ctypes.byref(shape), structs, len(structs), wanted.encode() if wanted else None, ctypes.byref(self._model)
+                ctypes.byref(shape),
+                structs,
+                len(structs),
+                wanted.encode() if wanted else None,
+                ctypes.byref(self._model),
             ),
             "The native engine cannot open the model",
         )
@@ -252,7 +256,9 @@ def _array(name: str, given: ArrayLike, dimensions: int) -> NDArray[np.int32]:
     """Whole numbers as the engine reads them; numbers that do not fit are refused and never cut."""
     array = np.asarray(given)
     if array.ndim != dimensions or (array.size and array.dtype.kind not in "iu"):
-        raise MalmoiError(f"{name} must be whole numbers in {dimensions} dimension(s), not {array.dtype} {array.shape}.")
+        raise MalmoiError(
+            f"{name} must be whole numbers in {dimensions} dimension(s), not {array.dtype} {array.shape}."
+        )
     if array.size and not -(2**31) <= int(array.min()) <= int(array.max()) < 2**31:
         raise MalmoiError(f"{name} holds numbers that do not fit into 32 bits.")
     return np.ascontiguousarray(array, np.int32)

@@ -81,6 +81,8 @@ def describe(settings: Mapping[str, Any], rotary_factor: float = 1.0) -> Descrip
         raise MalmoiError(f"The model's settings lack {', '.join(missing)}.")
     try:
         values, windows = _values(settings, rotary_factor), _windows(settings)
+    except MalmoiError:
+        raise
     except (TypeError, ValueError, KeyError, OverflowError) as error:
         raise MalmoiError(f"The model's settings make no sense: {error}.") from None
     assert set(values) == {*SHAPE_COUNTS, *SHAPE_SWITCHES, *SHAPE_FACTORS}

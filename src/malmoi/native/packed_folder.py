@@ -1,11 +1,11 @@
 """A quantised model folder: written packed, opened by a memory map.
 
 `model.safetensors` holds every matrix in the layout that the kernels read (`malmoi.native.packed`), under the model's
-own name and a suffix: `….weight.int8` and `….weight.scales`, `….int4` and `….scales`, `….bfloat16`, `….float32`. Matrices come
-first and begin at multiples of 64 bytes, so that the file can be used where it lies, by its memory map: nothing is
-converted, and several processes share it. Copying it once into huge pages is faster for each token, and the default. `config.json` says under
-`quantization_config` how the weights were rounded, the version of the layout, and the model's settings in our own words,
-so that this path needs neither torch nor the configuration's class.
+own name and a suffix: `….weight.int8` and `….weight.scales`, `….int4` and `….scales`, `….bfloat16`, `….float32`.
+Matrices come first and begin at multiples of 64 bytes, so that the file can be used where it lies, by its memory map:
+nothing is converted, and several processes share it. Copying it once into huge pages is faster for each token, and the
+default. `config.json` says under `quantization_config` how the weights were rounded, the version of the layout, and the
+model's settings in our own words, so that this path needs neither torch nor the configuration's class.
 
 Format of the file: https://github.com/huggingface/safetensors#format
 """
@@ -31,7 +31,12 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 METHOD = "malmoi"  # quant_method
 SCALES = ".scales"
 _HEADER_LIMIT = 100_000_000  # the format's own
-_TYPES = {"U8": np.dtype(np.uint8), "F16": np.dtype(np.float16), "BF16": np.dtype(np.uint16), "F32": np.dtype(np.float32)}
+_TYPES = {
+    "U8": np.dtype(np.uint8),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(np.uint16),
+    "F32": np.dtype(np.float32),
+}
 _NAMES = {Kind.FLOAT32: "F32", Kind.BFLOAT16: "BF16", Kind.INT8: "U8", Kind.INT4: "U8"}
 
 Stored = Mapping[str, "Packed | NDArray[np.float32]"]  # by the names of `description.tensors`
@@ -110,7 +115,9 @@ def open_folder(folder: Path) -> Opened:
         )
     try:
         description = describe(said["model"], float(said["rotary_factor"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except MalmoiError as error:
+        raise type(error)(f"{folder / CONFIG}: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise MalmoiError(f"{folder / CONFIG}: quantization_config makes no sense: {error}.") from None
     path = folder / WEIGHTS
     held = _map(path)
@@ -152,15 +159,16 @@ def _map(path: Path) -> dict[str, NDArray[np.generic]]:
     try:
         header = json.loads(memory[8 : 8 + length])
         header.pop("__metadata__", None)
-        entries = {
-            str(name): (_TYPES[entry["dtype"]], tuple(entry["shape"]), *entry["data_offsets"])
-            for name, entry in header.items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise MalmoiError(f"{path}: its header makes no sense. The file is damaged; quantise the model again.") from None
+        entries = {name: (_TYPES[entry["dtype"]], tuple(entry["shape"])) for name, entry in header.items()}
+        spans = {name: (int(entry["data_offsets"][0]), int(entry["data_offsets"][1])) for name, entry in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError):
+        raise MalmoiError(
+            f"{path}: its header makes no sense. The file is damaged; quantise the model again."
+        ) from None
     found: dict[str, NDArray[np.generic]] = {}
     data = 8 + length
-    for name, (dtype, shape, begin, end) in entries.items():
+    for name, (dtype, shape) in entries.items():
+        begin, end = spans[name]
         whole = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
         size = 1
         for number in shape if whole else ():

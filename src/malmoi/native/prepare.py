@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from malmoi.config import MalmoiError, nearest
 from malmoi.native.description import FREQUENCIES, Description, Tensor, describe, tensors
-from malmoi.native.packed_folder import CONFIG, METHOD, WEIGHTS, Opened, write_weights
 from malmoi.native.interface import Kind
 from malmoi.native.packed import GROUP, LAYOUT_VERSION, Packed, pack
+from malmoi.native.packed_folder import CONFIG, METHOD, WEIGHTS, Opened, write_weights
 from malmoi.native.rounding import round_int4, round_int8
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def packed_tensors(
     strange = sorted(set(state) - known)
     if strange:
         raise MalmoiError(
-            f"The native engine does not know the tensor '{strange[0]}' ({len(strange)} in all). Merge an adapter first."
+            f"The native engine does not know the tensor '{strange[0]}' ({len(strange)} such). Merge an adapter first."
         )
     for tensor in wanted:
         if tensor.name == FREQUENCIES:
@@ -144,5 +144,4 @@ def quantise(model: GPT4LMHeadModel, source: Path, target: Path, to: str = "int8
         write_weights(new / WEIGHTS, packed_tensors(model, kind, headed))
         carry(source, new, but_not=_NOT_CARRIED | {path.name for path in source.glob("model-*.safetensors")})
         (new / CONFIG).write_text(json.dumps(said, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        size = (new / WEIGHTS).stat().st_size
-    return size
+    return (target / WEIGHTS).stat().st_size

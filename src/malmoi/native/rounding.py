@@ -56,10 +56,10 @@ def round_int4(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[n
 
 
 def _search(
-    rows: NDArray[np.float32], scale: NDArray[np.float32], shrinks: tuple[float, ...], low: int, high: int
+    rows: NDArray[np.float32], scale: NDArray[np.floating], shrinks: tuple[float, ...], low: int, high: int
 ) -> NDArray[np.float32]:
     """Of some multiples of each row's scale, the one with the smallest squared error."""
-    best, least = scale, np.full(len(rows), np.inf, np.float32)
+    best, least = scale.astype(np.float32), np.full(len(rows), np.inf, np.float32)
     for shrink in shrinks:
         tried = scale * np.float32(shrink)
         error = _rounded(rows, tried, low, high).astype(np.float32)
@@ -71,7 +71,7 @@ def _search(
 
 
 def _rounded(rows: NDArray[np.float32], scale: NDArray[np.float32], low: int, high: int) -> NDArray[np.int8]:
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         inverse = np.where(np.abs(scale) > 1e-30, 1 / scale, 0).astype(np.float32)
     whole = np.rint(rows * inverse[:, None])
     return np.clip(whole, low, high, out=whole).astype(np.int8)
