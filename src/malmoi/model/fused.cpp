@@ -12,6 +12,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 #if defined(_WIN32)
 #define API extern "C" __declspec(dllexport)
@@ -118,8 +119,8 @@ struct Norm {
 template <class T> INLINE void norm_rows(const Norm &job, int64_t begin, int64_t end) {
     const T *weight = (const T *)job.weight;
     for (int64_t row = begin; row < end; row++) {
-        const T *x = (const T *)job.x + row * job.size;
-        T *out = (T *)job.out + row * job.size;
+        const T *__restrict x = (const T *)job.x + row * job.size;
+        T *__restrict out = (T *)job.out + row * job.size;
         float sum = 0;
         for (int64_t i = 0; i < job.size; i++) sum += wide(x[i]) * wide(x[i]);
         float scale = 1.0f / std::sqrt(sum / float(job.size) + job.eps);
@@ -134,13 +135,13 @@ CLONES static void norm_f32(const void *job, int64_t b, int64_t e) { norm_rows<f
 template <class T> INLINE void norm_back(const Norm &job, int64_t begin, int64_t end) {
     const T *weight = (const T *)job.weight;
     for (int64_t group = begin; group < end; group++) {
-        float *share = job.shares + group * job.size;
+        float *__restrict share = job.shares + group * job.size;
         for (int64_t i = 0; i < job.size; i++) share[i] = 0;
         int64_t last = (group + 1) * ROWS < job.rows ? (group + 1) * ROWS : job.rows;
         for (int64_t row = group * ROWS; row < last; row++) {
             const T *x = (const T *)job.x + row * job.size;
             const T *gradient = (const T *)job.gradient + row * job.size;
-            T *out = (T *)job.out + row * job.size;
+            T *__restrict out = (T *)job.out + row * job.size;
             float scale = job.scale[row], along = 0;
             for (int64_t i = 0; i < job.size; i++) {
                 float product = wide(gradient[i]) * wide(x[i]);
@@ -187,8 +188,9 @@ struct Heads {
     float eps;
 };
 
-template <class T> INLINE void heads_rows(const Heads &job, int64_t begin, int64_t end) {
-    const int64_t E = job.size, half = E / 2;
+// SIZE is the head size where it is a usual one: loops of a known length become straight vector code.
+template <class T, int64_t SIZE> INLINE void heads_rows(const Heads &job, int64_t begin, int64_t end) {
+    const int64_t E = SIZE ? SIZE : job.size, half = E / 2;
     const T *weight = (const T *)job.weight;
     float row[1024];
     for (int64_t item = begin; item < end; item++) {  // one (batch, token)
@@ -196,8 +198,8 @@ template <class T> INLINE void heads_rows(const Heads &job, int64_t begin, int64
         int64_t place = (job.tables == 1 ? t : item) * E;
         const T *cos = (const T *)job.cos + place, *sin = (const T *)job.sin + place;
         for (int64_t h = 0; h < job.heads; h++) {
-            const T *x = (const T *)job.x + item * job.stride + h * E;
-            T *out = (T *)job.out + ((b * job.heads + h) * job.tokens + t) * E;
+            const T *__restrict x = (const T *)job.x + item * job.stride + h * E;
+            T *__restrict out = (T *)job.out + ((b * job.heads + h) * job.tokens + t) * E;
             if (weight) {
                 float sum = 0;
                 for (int64_t i = 0; i < E; i++) sum += wide(x[i]) * wide(x[i]);
@@ -218,12 +220,28 @@ template <class T> INLINE void heads_rows(const Heads &job, int64_t begin, int64
         }
     }
 }
-CLONES static void heads_bf16(const void *job, int64_t b, int64_t e) { heads_rows<bf16>(*(const Heads *)job, b, e); }
-CLONES static void heads_f32(const void *job, int64_t b, int64_t e) { heads_rows<float>(*(const Heads *)job, b, e); }
+CLONES static void heads_bf16(const void *data, int64_t b, int64_t e) {
+    const Heads &job = *(const Heads *)data;
+    switch (job.size) {
+    case 32: return heads_rows<bf16, 32>(job, b, e);
+    case 64: return heads_rows<bf16, 64>(job, b, e);
+    case 128: return heads_rows<bf16, 128>(job, b, e);
+    default: return heads_rows<bf16, 0>(job, b, e);
+    }
+}
+CLONES static void heads_f32(const void *data, int64_t b, int64_t e) {
+    const Heads &job = *(const Heads *)data;
+    switch (job.size) {
+    case 32: return heads_rows<float, 32>(job, b, e);
+    case 64: return heads_rows<float, 64>(job, b, e);
+    case 128: return heads_rows<float, 128>(job, b, e);
+    default: return heads_rows<float, 0>(job, b, e);
+    }
+}
 
 // Items are groups of ROWS (batch, token) places; `out` is contiguous (B, T, H, E).
-template <class T> INLINE void heads_back(const Heads &job, int64_t begin, int64_t end) {
-    const int64_t E = job.size, half = E / 2, places = job.batch * job.tokens;
+template <class T, int64_t SIZE> INLINE void heads_back(const Heads &job, int64_t begin, int64_t end) {
+    const int64_t E = SIZE ? SIZE : job.size, half = E / 2, places = job.batch * job.tokens;
     const T *weight = (const T *)job.weight;
     float row[1024];
     for (int64_t group = begin; group < end; group++) {
@@ -237,7 +255,7 @@ template <class T> INLINE void heads_back(const Heads &job, int64_t begin, int64
             const T *cos = (const T *)job.cos + place, *sin = (const T *)job.sin + place;
             for (int64_t h = 0; h < job.heads; h++) {
                 const T *gradient = (const T *)job.gradient + ((b * job.heads + h) * job.tokens + t) * E;
-                T *out = (T *)job.out + (item * job.heads + h) * E;
+                T *__restrict out = (T *)job.out + (item * job.heads + h) * E;
                 if (job.cos) {
                     for (int64_t i = 0; i < half; i++) {
                         float low = wide(gradient[i]), high = wide(gradient[i + half]);
@@ -264,8 +282,24 @@ template <class T> INLINE void heads_back(const Heads &job, int64_t begin, int64
         }
     }
 }
-CLONES static void heads_back_bf16(const void *job, int64_t b, int64_t e) { heads_back<bf16>(*(const Heads *)job, b, e); }
-CLONES static void heads_back_f32(const void *job, int64_t b, int64_t e) { heads_back<float>(*(const Heads *)job, b, e); }
+CLONES static void heads_back_bf16(const void *data, int64_t b, int64_t e) {
+    const Heads &job = *(const Heads *)data;
+    switch (job.size) {
+    case 32: return heads_back<bf16, 32>(job, b, e);
+    case 64: return heads_back<bf16, 64>(job, b, e);
+    case 128: return heads_back<bf16, 128>(job, b, e);
+    default: return heads_back<bf16, 0>(job, b, e);
+    }
+}
+CLONES static void heads_back_f32(const void *data, int64_t b, int64_t e) {
+    const Heads &job = *(const Heads *)data;
+    switch (job.size) {
+    case 32: return heads_back<float, 32>(job, b, e);
+    case 64: return heads_back<float, 64>(job, b, e);
+    case 128: return heads_back<float, 128>(job, b, e);
+    default: return heads_back<float, 0>(job, b, e);
+    }
+}
 
 // E even and at most 1024; weight, cos and sin may be null.
 API void malmoi_heads(int half, const void *x, int64_t stride, const void *weight, const void *cos, const void *sin,
@@ -401,6 +435,9 @@ struct Surprise {
 
 template <class T> INLINE void surprise_rows(const Surprise &job, int64_t begin, int64_t end) {
     const float spread = job.smoothing / float(job.size);
+    static thread_local std::vector<float> held;  // the exponentials of a row
+    if (int64_t(held.size()) < job.size) held.resize(job.size);
+    float *__restrict powers = held.data();
     for (int64_t row = begin; row < end; row++) {
         T *logits = (T *)job.logits + row * job.size;
         int64_t target = job.targets[row];
@@ -409,12 +446,14 @@ template <class T> INLINE void surprise_rows(const Surprise &job, int64_t begin,
             float logit = wide(logits[i]);
             highest = logit > highest ? logit : highest;
         }
-        for (int64_t i = 0; i < job.size; i++) sum += exponential(wide(logits[i]) - highest);
+        for (int64_t i = 0; i < job.size; i++) {
+            powers[i] = exponential(wide(logits[i]) - highest);
+            sum += powers[i];
+        }
         float wanted = wide(logits[target]), share = 1.0f / sum;
         job.losses[row] = std::log(sum) + highest - wanted;
-        float chance = exponential(wanted - highest) * share;
-        for (int64_t i = 0; i < job.size; i++)
-            narrow(exponential(wide(logits[i]) - highest) * share - spread, logits + i);
+        float chance = powers[target] * share;
+        for (int64_t i = 0; i < job.size; i++) narrow(powers[i] * share - spread, logits + i);
         narrow(chance - spread - (1.0f - job.smoothing), logits + target);
     }
 }
