@@ -23,6 +23,7 @@ help:
 	@echo "make test   install what the tests need and run them (FAST=1 leaves the slow ones out)"
 	@echo "make test-ray  install Ray (80 MB) and run the tests that need it"
 	@echo "make lint   formatting, lint rules and types"
+	@echo "make sanitise  the native engine's tests under address and undefined-behaviour sanitizers"
 	@echo "make clean  remove .venv, caches and runs/quickstart"
 
 run: $(VENV)/.installed
@@ -42,6 +43,18 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check src tests benchmarks || status=1; \
 	$(BIN)/pyright || status=1; \
 	exit $$status
+
+# The engine once more, compiled so that reading one byte too far, or an overflow, ends the process.
+SANITISE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g -O1
+SANITISED := build/sanitised/malmoi/native/_engine.so
+sanitise: $(VENV)/.installed-test
+	@command -v g++ >/dev/null || { echo "make sanitise needs g++"; exit 1; }
+	@MALMOI_NATIVE_REQUIRED=1 MALMOI_NATIVE_FLAGS="$(SANITISE)" $(BIN)/python setup.py --quiet build_ext \
+		--build-lib build/sanitised --build-temp build/sanitised-objects
+	@LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 MALMOI_NATIVE_LIBRARY=$(SANITISED) MALMOI_FUZZ=4000 \
+		OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/native/test_interface.py tests/native/test_core.py \
+		tests/native/test_packed_folder.py
 
 clean:
 	rm -rf $(VENV) build dist src/malmoi.egg-info .pytest_cache .ruff_cache .hypothesis runs/quickstart
