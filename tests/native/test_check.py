@@ -1,0 +1,53 @@
+"""check.cpp, a program without Python: every instruction set of this machine and of an ARM one gives the same bits."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import malmoi.native
+
+ENGINE = Path(malmoi.native.__file__).parent / "engine"
+GENERAL = ["-std=c++17", "-O2", "-ffp-contract=off", "-fno-math-errno", "-w", f"-I{ENGINE}", "-pthread"]
+X86 = ["-mavx2", "-mfma", "-mf16c"]
+SETS = {
+    "scalar": [],
+    "avx2": X86,
+    "avx512": [*X86, *(f"-mavx512{part}" for part in ("f", "bw", "vl", "dq", "vnni"))],
+    "neon": [],
+    "dotprod": ["-march=armv8.2-a+dotprod"],
+}
+
+
+def lines_of(compiler: str, macro: str, sets: tuple[str, ...], folder: Path, *runner: str) -> list[str]:
+    """What the program prints when it is compiled by this compiler for these sets."""
+    objects = []
+    for source in (*ENGINE.glob("*.cpp"), Path(__file__).with_name("check.cpp")):
+        name = source.stem.removeprefix("set_")
+        if source.stem.startswith("set_") and name not in sets:
+            continue
+        objects.append(str(folder / f"{source.stem}.o"))
+        command = [compiler, *GENERAL, f"-D{macro}", *SETS.get(name, []), "-c", str(source), "-o", objects[-1]]
+        subprocess.run(command, check=True)
+    static = ["-static"] if runner else []
+    subprocess.run([compiler, *static, *objects, "-pthread", "-o", str(folder / "check")], check=True)
+    return subprocess.run([*runner, folder / "check"], check=True, capture_output=True, text=True).stdout.splitlines()
+
+
+@pytest.mark.slow
+def test_every_machine_gives_the_same_bits(tmp_path):
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is not here")
+    cross = shutil.which("aarch64-linux-gnu-g++")
+    qemu = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
+    machine = subprocess.run(["g++", "-dumpmachine"], capture_output=True, text=True).stdout
+    x86 = machine.startswith("x86_64")
+    found = lines_of(
+        "g++", "MALMOI_X86" if x86 else "MALMOI_OTHER", ("scalar", "avx2", "avx512") if x86 else ("scalar",), tmp_path
+    )
+    if cross is not None and qemu is not None:
+        found += lines_of(cross, "MALMOI_ARM", ("scalar", "neon", "dotprod"), tmp_path, qemu)
+    hashes = {line.rpartition(" ")[0] for line in found}
+    assert len(hashes) == 1, found
+    assert len(set(hashes.pop().split())) == 12  # three layouts, four kinds of numbers: all different
