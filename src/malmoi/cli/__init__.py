@@ -5,7 +5,9 @@
 - a `MalmoiError` prints its text on stderr and exits 1; a mistake in the command line itself exits 2 and names the
   nearest word; Ctrl-C exits 130; a reader that went away (`malmoi data village | head`) is no error;
 - `MALMOI_DEBUG=1` shows the stack trace all the same;
-- a verb's module, and with it torch, loads only when the verb is called: `malmoi --help` answers at once.
+- a verb's module, and with it torch, loads only when the verb is called: `malmoi --help` answers at once;
+- threads that wait for each other soon go to sleep instead of spinning: on a machine where something else runs too,
+  torch's threads otherwise keep the cores from the very thread they wait for, and a step takes forty times as long.
 """
 
 from __future__ import annotations
@@ -15,10 +17,15 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+# How long a thread spins before it sleeps: turns of a loop (some ten microseconds), and milliseconds.
+PATIENCE = {"GOMP_SPINCOUNT": "2000", "KMP_BLOCKTIME": "0"}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     _write_utf8()
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)  # read when torch loads its OpenMP library, GNU's or LLVM's
     try:
         return _run(list(sys.argv[1:] if arguments is None else arguments))
     except KeyboardInterrupt:

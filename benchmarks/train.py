@@ -1,0 +1,457 @@
+"""How fast Malmoi learns on this machine, beside its peers: seconds to a loss, tokens a second, text left unexplained.
+
+    git clone https://github.com/karpathy/nanoGPT
+    pip install --no-deps --target peers litgpt lightning lightning-utilities torchmetrics jsonargparse
+    python benchmarks/train.py race speed ablations --data DATA --nanogpt nanoGPT --litgpt peers
+    python benchmarks/train.py clock --minutes 2 10 30 ...        (an hour and a half for each text)
+
+Parts:
+
+    race       the whole command `malmoi train recipe.yaml`, from its start to its end with everything between (import,
+               reading the text, learning, measuring, saving), until Tiny Shakespeare's validation loss is nanoGPT's
+               1.8982; beside nanoGPT's own CPU recipe. Windows of 64 bytes, all of the split, none overlapping.
+    race256    the same with rows of 256, to the 1.4697 that nanoGPT's recipe for a data-centre GPU reaches.
+    speed      tokens a second and share of the machine's own bfloat16 matrix product at three sizes
+    equal      the loss of each contestant after the same number of tokens
+    clock      bits a byte after equal minutes, on Gutenberg's children's books and on Korean reviews and prose
+    ablations  one choice of ours undone at a time: the loss after equal steps, and the speed
+    rates      do learning rates carry over from one width to another?
+    where      where the time of a step goes
+
+Contestants take turns, so that a machine that changes its speed changes it for all. Weights are learned by gradient
+alone. The recipes of the race, and their numbers of steps, were chosen with `--choose`, which learns from the first
+nine tenths of the training split and measures on the last tenth: the validation split took no part. Results are kept in
+docs/results/train.json and written as docs/results/train.md after every measurement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import lzma
+import os
+import pickle
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+import train_report
+
+ROOT = Path(__file__).parents[1]
+CONTESTANTS = Path(__file__).with_name("contestants.py")
+RESULT = ROOT / "docs" / "results" / "train.json"
+
+# The shapes of the race: narrow networks learn most in a few seconds. 272 is 256 bytes and the control tokens.
+COMMON = {"num_hidden_layers": 2, "max_position_embeddings": 64}
+RECIPES: dict[str, dict[str, Any]] = {
+    "malmoi, default layout": {
+        "model": {
+            **COMMON,
+            "hidden_size": 96,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 3,
+            "head_dim": 32,
+            "intermediate_size": 256,
+        },
+        "train": {"max_steps": 125, "learning_rate": 6e-3},
+    },
+    "malmoi, with n-gram embeddings": {
+        "model": {
+            **COMMON,
+            "hidden_size": 64,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "head_dim": 32,
+            "intermediate_size": 176,
+            "ngram_sizes": [2, 3],
+            "ngram_vocab_size": 16_384,
+        },
+        "train": {"max_steps": 70, "learning_rate": 2e-2},
+    },
+}
+RACE_TRAIN = {"sequence_length": 64, "per_device_train_batch_size": 32, "matrix_learning_rate": 0.03}
+RACE_TRAIN |= {"muon_momentum": 0.9, "decay_steps": 0.6}
+RECIPES_256: dict[str, dict[str, Any]] = {
+    "malmoi, default layout": {
+        "model": {
+            "hidden_size": 256,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "head_dim": 64,
+            "intermediate_size": 704,
+            "max_position_embeddings": 256,
+            "residual_dropout": 0.1,
+        },
+        "train": {"sequence_length": 256, "per_device_train_batch_size": 16, "max_steps": 900, "decay_steps": 0.6},
+    },
+}
+NANOGPT_CPU = [
+    *("config/train_shakespeare_char.py", "--device=cpu", "--compile=False", "--eval_iters=20", "--log_interval=100"),
+    *("--block_size=64", "--batch_size=12", "--n_layer=4", "--n_head=4", "--n_embd=128", "--dropout=0.0"),
+    *("--max_iters=2000", "--lr_decay_iters=2000"),
+]
+
+
+# --- the race -------------------------------------------------------------------------------------------------------
+
+
+def shakespeare(data: Path, choose: bool) -> tuple[bytes, bytes]:
+    """What is learned from and what is measured on; to `choose`, both from the training split."""
+    folder = data / "english" / "tinyshakespeare"
+    train, valid = (lzma.decompress((folder / f"{part}.txt.xz").read_bytes()) for part in ("train", "valid"))
+    if choose:
+        cut = int(len(train) * 0.9)
+        return train[:cut], train[cut:]
+    return train, valid
+
+
+def windows(text: bytes, width: int) -> tuple[np.ndarray, np.ndarray]:
+    ids = np.frombuffer(text, np.uint8).astype(np.int64)
+    count = (len(ids) - 1) // width
+    return ids[: count * width].reshape(count, width), ids[1 : count * width + 1].reshape(count, width)
+
+
+def malmoi_race(place: Path, recipe: dict[str, Any], texts: tuple[bytes, bytes], seed: int) -> dict[str, Any]:
+    """Seconds of the whole command, and the loss of the model folder that it left, measured in float32 afterwards."""
+    for name, text in zip(("train.txt", "valid.txt"), texts, strict=True):
+        (place / name).write_bytes(text)
+    train = {"eval_steps": recipe["train"]["max_steps"], **recipe["train"], "seed": seed}
+    whole = {
+        "data": {"sources": [{"path": str(place / "train.txt")}], "validation": [{"path": str(place / "valid.txt")}]},
+        "size": "nano",
+        "vocab_size": 272,
+        "model": recipe["model"],
+        "train": train,
+    }
+    (place / "recipe.yaml").write_text(yaml.safe_dump(whole), encoding="utf-8")
+    shutil.rmtree(place / "run", ignore_errors=True)
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "malmoi", "train", str(place / "recipe.yaml"), "--out", str(place / "run")]
+    subprocess.run(command, check=True, capture_output=True)
+    seconds = time.perf_counter() - start
+    lines = [json.loads(line) for line in (place / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    width = recipe["model"]["max_position_embeddings"]
+    return {"seconds": seconds, "learning": lines[-1]["seconds"], **malmoi_loss(place / "run", texts[1], width)}
+
+
+def malmoi_loss(run: Path, text: bytes, width: int) -> dict[str, Any]:
+    import torch
+
+    from malmoi.model.gpt import GPT4LMHeadModel
+    from malmoi.tokens.tokenizer import GPT4Tokenizer
+
+    tokenizer = GPT4Tokenizer.from_pretrained(run / "model")
+    every = bytes(range(128)).decode()  # the text is ASCII; each byte is one token
+    ids = {ord(letter): tokenizer.encode(letter, add_special_tokens=False) for letter in every}
+    table = np.zeros(256, np.int64)
+    for byte, found in ids.items():
+        assert len(found) == 1, f"byte {byte} is {len(found)} tokens"
+        table[byte] = found[0]
+    model = GPT4LMHeadModel.from_pretrained(run / "model").eval()
+    inputs, targets = (torch.from_numpy(table[part]) for part in windows(text, width))
+    total = 0.0
+    with torch.no_grad():
+        for x, y in zip(inputs.split(256), targets.split(256), strict=True):
+            logits = model(x).logits.flatten(0, 1)
+            total += float(torch.nn.functional.cross_entropy(logits, y.flatten(), reduction="sum"))
+    return {"nats": total / targets.numel(), "parameters": model.num_parameters()}
+
+
+def nanogpt_race(place: Path, checkout: Path, texts: tuple[bytes, bytes], seed: int) -> dict[str, Any]:
+    """nanoGPT's own script with its own recipe; its loss is measured in the same windows afterwards."""
+    data = checkout / "data" / "malmoi_race"
+    data.mkdir(parents=True, exist_ok=True)
+    letters = sorted(set(b"".join(texts)))
+    place_of = {letter: index for index, letter in enumerate(letters)}
+    table = np.array([place_of.get(byte, 0) for byte in range(256)], np.uint16)
+    for name, text in zip(("train.bin", "val.bin"), texts, strict=True):
+        table[np.frombuffer(text, np.uint8)].tofile(data / name)
+    (data / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": len(letters), "stoi": {}, "itos": {}}))
+    out = place / "nanogpt"
+    more = [f"--out_dir={out}", "--dataset=malmoi_race", "--always_save_checkpoint=True"]
+    seeded = (
+        f"text = open('train.py').read().replace('1337 + seed_offset', '{1337 + seed}')\n"
+        "exec(compile(text, 'train.py', 'exec'))"
+    )
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", seeded, *NANOGPT_CPU, *more], cwd=checkout, check=True, capture_output=True)
+    seconds = time.perf_counter() - start
+    measured = (
+        "import sys, json, torch, numpy as np; from model import GPT, GPTConfig\n"
+        f"c = torch.load({str(out / 'ckpt.pt')!r}, map_location='cpu', weights_only=False)\n"
+        "m = GPT(GPTConfig(**c['model_args'])); m.load_state_dict(c['model']); m.eval()\n"
+        f"v = np.fromfile({str(data / 'val.bin')!r}, np.uint16).astype(np.int64); n = (len(v) - 1) // 64\n"
+        "x, y = (torch.from_numpy(a.reshape(n, 64)) for a in (v[:n*64], v[1:n*64+1])); t = 0\n"
+        "with torch.no_grad():\n"
+        "    for a, b in zip(x.split(256), y.split(256)): t += m(a, b)[1].item() * len(a)\n"
+        "print(json.dumps({'nats': t / n, 'parameters': sum(p.numel() for p in m.parameters())}))"
+    )
+    answer = subprocess.run([sys.executable, "-c", measured], cwd=checkout, check=True, capture_output=True, text=True)
+    return {"seconds": seconds, **json.loads(answer.stdout.splitlines()[-1])}
+
+
+def race(arguments: argparse.Namespace, keep: Keep, recipes: dict[str, dict[str, Any]], name: str) -> None:
+    texts = shakespeare(arguments.data, arguments.choose)
+    part = f"{name} (choosing)" if arguments.choose else name
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        for seed in range(arguments.seeds):
+            if arguments.nanogpt and name == "race" and seed < arguments.peer_seeds:
+                keep(part, "nanoGPT", seed, lambda seed=seed: nanogpt_race(place, arguments.nanogpt, texts, seed))
+            for contestant, recipe in recipes.items():
+                settings = {**recipe, "train": {**(RACE_TRAIN if name == "race" else {}), **recipe["train"]}}
+                keep(part, contestant, seed, lambda r=settings, s=seed: malmoi_race(place, r, texts, s))
+
+
+# --- measurements by contestants.py ---------------------------------------------------------------------------------
+
+
+def measure(task: dict[str, Any]) -> dict[str, Any]:
+    answer = subprocess.run(
+        [sys.executable, str(CONTESTANTS), json.dumps(task)], check=True, capture_output=True, text=True
+    )
+    return json.loads(answer.stdout.splitlines()[-1])
+
+
+def fields(arguments: argparse.Namespace) -> dict[str, Any]:
+    found = {name: str(getattr(arguments, name)) for name in ("nanogpt", "litgpt") if getattr(arguments, name)}
+    return {"threads": arguments.threads, **found}
+
+
+def peers(arguments: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
+    yield "malmoi, Muon", {"kind": "malmoi"}
+    yield "malmoi, AdamW", {"kind": "malmoi", "train": {"optimizer": "adamw"}}
+    if arguments.nanogpt:
+        yield "nanoGPT", {"kind": "nanogpt"}
+    if arguments.litgpt:
+        yield "litgpt", {"kind": "litgpt"}
+    yield "transformers GPT-2", {"kind": "transformers"}
+
+
+def speed(arguments: argparse.Namespace, keep: Keep) -> None:
+    counts = {"1m": 30, "10m": 3, "124m": 2}
+    for shape in arguments.shapes:
+        for turn in range(arguments.rounds):
+            peak = {"measure": "peak", "threads": arguments.threads}
+            keep(f"speed {shape}", "peak", turn, lambda peak=peak: measure(peak))
+            for name, task in peers(arguments):
+                whole = {**fields(arguments), **task, "shape": shape, "measure": "speed", "steps": counts[shape]}
+                keep(f"speed {shape}", name, turn, lambda task=whole: measure(task))
+
+
+def token_files(data: Path, which: str, folder: Path) -> dict[str, Any]:
+    """A training and a held-out file of ids, from one vocabulary of 4,096 learned from the training text."""
+    from malmoi.config import SourceConfig
+    from malmoi.data.corpus import read
+    from malmoi.tokens.vocabulary import learn
+
+    korean = data / "korean"
+    sources = {
+        "Gutenberg": {
+            part: [data / f"english/gutenberg_children_books/{part}.jsonl.xz"] for part in ("train", "valid")
+        },
+        "Korean": {
+            part: [korean / f"nsmc_reviews/{part}.tsv.xz", korean / f"boddari_prose/{part}.jsonl.xz"]
+            for part in ("train", "valid")
+        },
+    }[which]
+    texts: dict[str, list[str]] = {}
+    for part, files in sources.items():
+        texts[part] = []
+        for file in files:
+            source = SourceConfig(path=str(file), template="{text}" if file.name.endswith(".tsv.xz") else None)
+            texts[part] += [document.text for document in read(source)]
+    generator = np.random.default_rng(0)
+    for part in texts:  # two kinds of Korean text, mixed
+        generator.shuffle(texts[part])
+    tokenizer = learn(texts["train"], 4096)
+    found: dict[str, Any] = {}
+    for part, parts in texts.items():
+        file = folder / f"{which}-{part}.npy"
+        ids = [np.array(tokenizer.encode(text + "\n"), np.uint16) for text in parts]
+        np.save(file, np.concatenate(ids))
+        found[part] = str(file)
+        if part == "valid":
+            found["bytes_per_token"] = sum(len((text + "\n").encode()) for text in parts) / sum(len(i) for i in ids)
+    return found
+
+
+def clock(arguments: argparse.Namespace, keep: Keep) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for which in arguments.texts:
+            files: dict[str, Any] = {}
+            for minutes in arguments.minutes:
+                for name, task in peers(arguments):
+                    if name in ("malmoi, AdamW", "transformers GPT-2"):
+                        continue
+                    files = files or token_files(arguments.data, which, Path(folder))
+                    whole = {**fields(arguments), **task, **files, "shape": "clock", "measure": "learn"}
+                    whole |= {"minutes": minutes, "seed": 0}
+                    keep(f"clock {which}", f"{name}, {minutes:g} min", 0, lambda task=whole: measure(task))
+
+
+def equal(arguments: argparse.Namespace, keep: Keep) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        files = byte_files(arguments.data, Path(folder))
+        for shape, steps, rows in (("1m", 300, 32), ("10m", 60, 16)):
+            for seed in range(arguments.peer_seeds):
+                for name, task in peers(arguments):
+                    whole = {**fields(arguments), **task, **files, "shape": shape, "measure": "learn", "steps": steps}
+                    whole |= {"seed": seed, "rows": rows}
+                    keep(f"equal {shape}", name, seed, lambda task=whole: measure(task))
+
+
+def byte_files(data: Path, folder: Path) -> dict[str, str]:
+    """Tiny Shakespeare's training split as bytes, its last tenth held out."""
+    found = {}
+    for name, text in zip(("train", "valid"), shakespeare(data, choose=True), strict=True):
+        np.save(folder / f"{name}.npy", np.frombuffer(text, np.uint8))
+        found[name] = str(folder / f"{name}.npy")
+    return found
+
+
+# What is undone, one thing at a time, from the shipped trainer at the size of the race.
+BASE = {**RACE_TRAIN, "learning_rate": 6e-3, "max_steps": 125}
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "AdamW for the matrices too (3e-3)": {"train": {"optimizer": "adamw", "learning_rate": 3e-3}},
+    "AdamW for the matrices too (1e-2)": {"train": {"optimizer": "adamw", "learning_rate": 1e-2}},
+    "float32": {"train": {"dtype": "float32"}},
+    "without the compiled steps": {"environment": {"MALMOI_KERNELS": "0"}},
+    "memory as the C library hands it out": {"environment": {"MALMOI_KEEP_MEMORY": "0"}},
+    "no norm on queries and keys": {"model": {"qk_norm": False}},
+    "cosine to zero instead of stable, then down": {"train": {"lr_scheduler_type": "cosine"}},
+    "no warm-up": {"train": {"warmup_steps": 0}},
+    "no weight decay": {"train": {"weight_decay": 0.0}},
+    "no clipping": {"train": {"max_grad_norm": 0.0}},
+    "momentum 0.95": {"train": {"muon_momentum": 0.95}},
+    "16 rows, twice the steps": {"rows": 16, "steps": 250},
+    "with n-gram embeddings": {"model": {"ngram_sizes": [2, 3]}},
+}
+
+
+def small(arguments: argparse.Namespace, wishes: dict[str, Any], width: int = 96) -> dict[str, Any]:
+    model = {**COMMON, "vocab_size": 256, "hidden_size": width, "num_attention_heads": width // 32}
+    model |= {"num_key_value_heads": width // 32, "head_dim": 32, "intermediate_size": -(-width * 8 // 3 // 32) * 32}
+    task = {**fields(arguments), "kind": "malmoi", "shape": "1m", "measure": "learn", "steps": 125, **wishes}
+    task |= {"model": {**model, **wishes.get("model", {})}, "train": {**BASE, **wishes.get("train", {})}}
+    return task
+
+
+def with_environment(task: dict[str, Any]) -> dict[str, Any]:
+    before = dict(os.environ)
+    os.environ.update(task.pop("environment", {}))
+    try:
+        return measure(task)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def ablations(arguments: argparse.Namespace, keep: Keep) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        files = byte_files(arguments.data, Path(folder))
+        for seed in range(arguments.seeds):
+            for name, wishes in ABLATIONS.items():
+                task = {**small(arguments, wishes), **files, "seed": seed}
+                keep("ablations", name, seed, lambda task=task: with_environment(task))
+
+
+def rates(arguments: argparse.Namespace, keep: Keep) -> None:
+    """Each rate times a half, one and two, at four widths, for as many steps."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = byte_files(arguments.data, Path(folder))
+        for width in (64, 96, 192, 384):
+            for which, base in (("learning_rate", 6e-3), ("matrix_learning_rate", 0.03)):
+                for factor in (0.25, 0.5, 1.0, 2.0, 4.0):
+                    if factor == 1.0 and which == "matrix_learning_rate":
+                        continue  # measured with the other
+                    wishes = {"train": {which: base * factor}}
+                    task = {**small(arguments, wishes, width), **files, "seed": 0}
+                    keep("rates", f"{width} {which} {factor:g}", 0, lambda task=task: measure(task))
+
+
+def where(arguments: argparse.Namespace, keep: Keep) -> None:
+    for shape, steps in (("1m", 20), ("10m", 3)):
+        for name, task in (("malmoi, Muon", {}), ("malmoi, AdamW", {"train": {"optimizer": "adamw"}})):
+            whole = {**fields(arguments), **task, "kind": "malmoi", "shape": shape, "measure": "where", "steps": steps}
+            keep(f"where {shape}", name, 0, lambda task=whole: measure(task))
+
+
+# --- keeping --------------------------------------------------------------------------------------------------------
+
+
+class Keep:
+    """Measurements by part, contestant and turn, each made once: a broken-off benchmark goes on where it was."""
+
+    def __init__(self, again: bool) -> None:
+        self.found: dict[str, Any] = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {}
+        self.again = again
+
+    def __call__(self, part: str, name: str, turn: int, make: Callable[[], dict[str, Any]]) -> None:
+        place = self.found.setdefault(part, {}).setdefault(name, {})
+        if str(turn) in place and not self.again:
+            return
+        place[str(turn)] = made = make()
+        shown = {key: round(value, 4) if isinstance(value, float) else value for key, value in made.items()}
+        print(f"{part} | {name} | {turn}: {shown}", flush=True)
+        self.found["machine"] = machine()
+        RESULT.write_text(json.dumps(self.found, indent=1) + "\n", encoding="utf-8")
+        train_report.write(self.found)
+
+
+def machine() -> dict[str, Any]:
+    import torch
+
+    return {"cores": os.cpu_count(), "torch": torch.__version__, "python": platform.python_version()}
+
+
+PARTS: dict[str, Callable[[argparse.Namespace, Keep], None]] = {
+    "race": lambda arguments, keep: race(arguments, keep, RECIPES, "race"),
+    "race256": lambda arguments, keep: race(arguments, keep, RECIPES_256, "race256"),
+    "speed": speed,
+    "equal": equal,
+    "clock": clock,
+    "ablations": ablations,
+    "rates": rates,
+    "where": where,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="what to measure; none: write the report again")
+    parser.add_argument("--data", type=Path, help="the folder with english/tinyshakespeare and the others")
+    parser.add_argument("--nanogpt", type=Path, help="a checkout of nanoGPT")
+    parser.add_argument("--litgpt", type=Path, help="a folder that litgpt was installed into")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--peer-seeds", type=int, default=2, help="of nanoGPT, which takes a minute and a half each")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--shapes", nargs="+", default=["1m", "10m", "124m"])
+    parser.add_argument("--minutes", type=float, nargs="+", default=[2.0])
+    parser.add_argument("--texts", nargs="+", default=["Gutenberg", "Korean"])
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--choose", action="store_true", help="measure the race on a tenth of the training split")
+    parser.add_argument("--again", action="store_true", help="measure anew what has been measured")
+    arguments = parser.parse_args()
+    for name in ("data", "nanogpt", "litgpt"):
+        if getattr(arguments, name):
+            setattr(arguments, name, getattr(arguments, name).resolve())
+    keep = Keep(arguments.again)
+    for part in arguments.parts:
+        PARTS[part](arguments, keep)
+    train_report.write(keep.found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""docs/results/train.md from the measurements in train.json; `train.py` calls it after each of them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+PAGE = Path(__file__).parents[1] / "docs" / "results" / "train.md"
+TARGETS = {"race": (1.8982, 64), "race256": (1.4697, 256)}
+PEERS = ("nanoGPT", "litgpt", "transformers GPT-2")
+
+Turns = dict[str, dict[str, Any]]  # turn or seed -> what was measured
+
+
+def write(found: dict[str, Any]) -> None:
+    facts = found.get("machine", {})
+    lines = [
+        "# Training on two cores, beside the peers",
+        "",
+        f"Written by `benchmarks/train.py`: {facts.get('cores')} CPU cores, torch {facts.get('torch')}, Python "
+        f"{facts.get('python')}. Contestants take turns in one run; absolute figures of a shared machine move by a "
+        f"quarter from minute to minute, ratios hold. ± is the standard deviation over seeds.",
+    ]
+    for part in (*TARGETS, *(f"{name} (choosing)" for name in TARGETS)):
+        if part in found:
+            lines += _race(part, found[part])
+    for title, prefix, section in (
+        ("Tokens a second", "speed ", _speed),
+        ("The loss after the same number of tokens", "equal ", _equal),
+        ("Bits a byte after the same number of minutes", "clock ", _clock),
+    ):
+        shown = [name for name in found if name.startswith(prefix)]
+        lines += ["", f"## {title}"] if shown else []
+        for name in shown:
+            lines += section(name.removeprefix(prefix), found[name])
+    lines += _ablations(found.get("ablations", {})) + _rates(found.get("rates", {}))
+    shown = [name for name in found if name.startswith("where ")]
+    lines += ["", "## Where the time of a step goes"] if shown else []
+    for name in shown:
+        lines += _where(name.removeprefix("where "), found[name])
+    PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    head = list(head)
+    return [
+        "",
+        "| " + " | ".join(head) + " |",
+        "|" + "---|" * len(head),
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]
+
+
+def _values(turns: Turns, key: str) -> list[float]:
+    return [turn[key] for turn in turns.values() if turn.get(key) is not None]
+
+
+def _mean(turns: Turns, key: str, form: str = "{:.4f}") -> str:
+    values = _values(turns, key)
+    if not values:
+        return ""
+    spread = f" ± {form.format(statistics.stdev(values))}" if len(values) > 1 else ""
+    return form.format(statistics.mean(values)) + spread
+
+
+def _race(part: str, contestants: dict[str, Turns]) -> list[str]:
+    target, width = TARGETS[part.removesuffix(" (choosing)")]
+    choosing = part.endswith("(choosing)")
+    peer = _values(contestants.get("nanoGPT", {}), "seconds")
+    rows = []
+    for name, turns in contestants.items():
+        seconds = _values(turns, "seconds")
+        ratio = f"{statistics.mean(peer) / statistics.mean(seconds):.1f} ×" if peer else ""
+        rows.append(
+            (
+                name,
+                f"{next(iter(turns.values()))['parameters']:,}",
+                str(len(turns)),
+                _mean(turns, "nats"),
+                _mean(turns, "seconds", "{:.1f}"),
+                _mean(turns, "learning", "{:.1f}"),
+                ratio,
+            )
+        )
+    if choosing:
+        before = "The same recipes on the last tenth of the training split: how they and their steps were chosen."
+    else:
+        before = (
+            f"Tiny Shakespeare's validation split in windows of {width} bytes that do not overlap, float32, from the "
+            f"folder that the command left; goal {target}. Seconds are those of the whole command, from its start to "
+            f"its end: import, reading, learning, measuring, saving. N-gram embeddings are an option that other "
+            f"programs cannot load."
+        )
+    title = f"Seconds to a loss, rows of {width}" + (" (how the recipes were chosen)" if choosing else "")
+    head = (
+        "command",
+        "parameters",
+        "seeds",
+        "loss, nats a byte",
+        "seconds in all",
+        "of which in the loop",
+        "faster by",
+    )
+    return ["", f"## {title}", "", before, *_table(head, rows)]
+
+
+def _speed(shape: str, contestants: dict[str, Turns]) -> list[str]:
+    peak = _values(contestants.get("peak", {}), "gflops")
+    rivals = [_values(contestants[name], "rate") for name in PEERS if name in contestants]
+    best = [max(turn) for turn in zip(*rivals, strict=False)]
+    rows = []
+    for name, turns in contestants.items():
+        if name == "peak":
+            continue
+        rates, parameters = _values(turns, "rate"), next(iter(turns.values()))["parameters"]
+        work = [6 * parameters * rate / 1e9 / high for rate, high in zip(rates, peak, strict=False)]
+        ratio = [rate / other for rate, other in zip(rates, best, strict=False)]
+        spread = f"{statistics.median(ratio):.2f} ({min(ratio):.2f}–{max(ratio):.2f})" if ratio else ""
+        rows.append(
+            (
+                name,
+                f"{parameters:,}",
+                f"{statistics.median(rates):,.0f}",
+                f"{statistics.median(work):.0%}" if work else "",
+                spread,
+                f"{statistics.median(_values(turns, 'peak')) / 2**20:,.0f} MiB",
+            )
+        )
+    high = f"{statistics.median(peak):,.0f} GFLOP/s"
+    told = f"### {shape}: 6 × parameters × tokens/s as a share of the matrix product ({high})"
+    head = ("contestant", "parameters", "tokens/s", "share of peak", "times the best peer", "peak memory")
+    return ["", told, *_table(head, rows)]
+
+
+def _equal(shape: str, contestants: dict[str, Turns]) -> list[str]:
+    any_turn = next(iter(next(iter(contestants.values())).values()))
+    told = f"### {shape}: {any_turn['tokens']:,} tokens of Tiny Shakespeare (a tenth of its training split held out)"
+    rows = [(name, _mean(turns, "nats"), str(len(turns))) for name, turns in contestants.items()]
+    return ["", told, *_table(("contestant", "held-out loss, nats a byte", "seeds"), rows)]
+
+
+def _clock(text: str, contestants: dict[str, Turns]) -> list[str]:
+    minutes = sorted({name.split(", ")[-1] for name in contestants}, key=lambda told: float(told.split()[0]))
+    names = list(dict.fromkeys(name.rpartition(", ")[0] for name in contestants))
+    rows = []
+    for name in names:
+        cells = []
+        for told in minutes:
+            turns = contestants.get(f"{name}, {told}", {})
+            tokens = _mean(turns, "tokens", "{:,.0f}")
+            cells.append(
+                f"{_mean(turns, 'bits_per_byte', '{:.3f}')} ({tokens} tokens)" if turns else "not measured yet"
+            )
+        rows.append((name, *cells))
+    return ["", f"### {text}", *_table(("contestant", *minutes), rows)]
+
+
+def _ablations(contestants: dict[str, Turns]) -> list[str]:
+    if not contestants:
+        return []
+    base = statistics.mean(_values(contestants["as it is"], "nats"))
+    rows = []
+    for name, turns in contestants.items():
+        nats = _values(turns, "nats")
+        per_second = [turn["tokens"] / turn["seconds"] for turn in turns.values()]
+        rows.append(
+            (
+                name,
+                _mean(turns, "nats"),
+                f"{statistics.mean(nats) - base:+.4f}",
+                f"{statistics.median(per_second):,.0f}",
+                str(len(turns)),
+            )
+        )
+    told = (
+        "The race's network and recipe on the part of the training split that is held out for choosing, 256,000 "
+        "tokens; one choice undone at a time."
+    )
+    head = ("what is undone", "loss, nats a byte", "difference", "tokens/s", "seeds")
+    return ["", "## What earns it", "", told, *_table(head, rows)]
+
+
+def _rates(contestants: dict[str, Turns]) -> list[str]:
+    if not contestants:
+        return []
+    loss: dict[tuple[int, str, float], float] = {}
+    for name, turns in contestants.items():
+        width, which, factor = name.split()
+        loss[int(width), which, float(factor)] = statistics.mean(_values(turns, "nats"))
+    widths = sorted({width for width, _, _ in loss})
+    factors = sorted({factor for _, _, factor in loss})
+    lines = [
+        "",
+        "## Do learning rates carry over?",
+        "",
+        "The loss after 125 steps at four widths, two layers, with one rate multiplied; the best of a row is bold.",
+    ]
+    for which, told, base in (
+        ("learning_rate", "AdamW's rate (embeddings, norms)", 6e-3),
+        ("matrix_learning_rate", "Muon's rate (matrices)", 0.03),
+    ):
+        rows = []
+        for width in widths:
+            row = [loss.get((width, which, factor), loss.get((width, "learning_rate", factor))) for factor in factors]
+            if which != "learning_rate":
+                row = [loss.get((width, which if factor != 1.0 else "learning_rate", factor)) for factor in factors]
+            best = min(value for value in row if value is not None)
+            shown = [("" if v is None else f"**{v:.4f}**" if v == best else f"{v:.4f}") for v in row]
+            rows.append((str(width), *shown))
+        lines += ["", f"### {told}", *_table(("width", *(f"{base * factor:g}" for factor in factors)), rows)]
+    return lines
+
+
+def _where(shape: str, contestants: dict[str, Turns]) -> list[str]:
+    kinds: list[str] = []
+    for turns in contestants.values():
+        kinds += [kind for kind in turns["0"] if kind not in kinds]
+    rows = []
+    for kind in kinds:
+        cells = []
+        for turns in contestants.values():
+            seconds = turns["0"]
+            cells.append(f"{seconds[kind] * 1e3:.1f} ms ({seconds[kind] / sum(seconds.values()):.0%})")
+        rows.append((kind, *cells))
+    return ["", f"### {shape}", *_table(("", *contestants), rows)]
