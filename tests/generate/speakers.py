@@ -44,6 +44,8 @@ LAYOUTS = {
     },
     "window": {"layer_types": ("sliding_attention", "full_attention"), "sliding_window": 4},
     "experts": {"num_experts": 4, "moe_intermediate_size": 32},
+    "ngrams": {"ngram_sizes": (2, 3), "ngram_vocab_size": 64},
+    "sinks": {"attention_sinks": True, "layer_types": ("sliding_attention", "full_attention"), "sliding_window": 4},
 }
 SETTINGS = [{}, {"temperature": 0.9, "seed": 5}, {"top_p": 0.8, "top_k": 40, "repetition_penalty": 1.2, "seed": 6}]
 PROMPTS = [[5, 6, 7], [9], list(range(20, 50)), [8, 8]]

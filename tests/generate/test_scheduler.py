@@ -49,7 +49,7 @@ requests = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=120)
+@settings(max_examples=150)
 @given(
     asked=st.lists(requests, min_size=1, max_size=7),
     block_size=st.integers(1, 5),

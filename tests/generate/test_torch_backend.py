@@ -1,4 +1,4 @@
-"""Rows in flight: company, caches and departures change nothing about what is written, and nothing is read twice."""
+"""The torch backend: company, blocks, chunks and departures change nothing about the text; nothing is read twice."""
 
 import functools
 
@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from speakers import CONTEXT, LAYOUTS, PROMPTS, SETTINGS, build
 
-from malmoi.generate.engine import generate
+from malmoi.config import GenerationConfig, MalmoiError
+from malmoi.generate.engine import Engine, Request, generate
+from malmoi.generate.torch_backend import TorchBackend
 
 
 @pytest.mark.parametrize("asked", SETTINGS, ids=str)
@@ -58,3 +60,28 @@ def test_rows_that_ended_leave_the_batch(model):
     finally:
         hook.remove()
     assert sizes == [4] * 8 + [1] * (CONTEXT - 4 - 8)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_small_blocks_chunks_and_too_little_memory_change_nothing(layout):
+    model = build(300, **LAYOUTS[layout]).double()
+    config = GenerationConfig(max_new_tokens=12, eos_token_id=(), temperature=0.9, seed=1, num_return_sequences=2)
+    expected = generate(model, PROMPTS, config).new_tokens
+    backend = TorchBackend(model, num_blocks=15, block_size=3)  # the longest needs 14
+    engine = Engine(backend, generation_config=model.generation_config, budget=7)
+    for _ in range(2):  # the second time over what the first one left in the cache
+        found = {}
+        for token in engine.stream(Request(prompt, config) for prompt in PROMPTS):
+            found.setdefault((token.request, token.sample), []).append(token.id)
+        assert [found[key] for key in sorted(found)] == expected
+    assert engine.scheduler.pool.available == 15
+
+
+def test_half_precision_gives_float32_logits_and_memory_is_taken_when_needed():
+    model = build(300).bfloat16()
+    backend = TorchBackend(model, num_blocks=1000, block_size=4)
+    assert len(generate(backend, PROMPTS, max_new_tokens=3).new_tokens) == 4
+    assert backend._keys[0].shape[0] < 100 * 4
+    assert TorchBackend(model, memory=100_000).num_blocks == 100_000 // (2 * 2 * 2 * 8 * 2 * 32)
+    with pytest.raises(MalmoiError, match="cache is too small"):
+        Engine(TorchBackend(model, memory=5000)).submit(Request([5] * 40, GenerationConfig(max_new_tokens=8)))

@@ -24,12 +24,27 @@ Integers = NDArray[np.int32]
 
 
 class Backend(Protocol):
-    """A model with a cache in blocks. The engine calls it from one thread, one call at a time."""
+    """A model with a cache in blocks. The engine calls it from one thread, one call at a time.
 
-    vocab_size: int
-    block_size: int  # positions in a block
-    num_blocks: int
-    max_position: int  # positions that a sequence can have at most
+    Two attributes are read where they exist: `generation_config`, the model's own settings, and `batch_invariant`,
+    true if the logits of a row are the same to the bit whatever else is in the call.
+    """
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def block_size(self) -> int:
+        """Positions in a block."""
+        ...
+
+    @property
+    def num_blocks(self) -> int: ...
+
+    @property
+    def max_position(self) -> int:
+        """Positions that a sequence can have at most."""
+        ...
 
     def step(
         self, tokens: Integers, positions: Integers, sequences: Integers, block_tables: Integers, wanted: Integers

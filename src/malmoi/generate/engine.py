@@ -111,15 +111,17 @@ class Engine:
         plan = self.scheduler.plan()
         if not plan.chunks:
             return []
+        owners = {job: live for live in self._live.values() for job in live.jobs}
         try:
             logits = self._read(plan)
+        except MalmoiError as error:
+            return [token for job in plan.chunks for token in self._fail(owners[job], job, error)]
         except BaseException:
-            for number in [n for n, live in self._live.items() if not live.jobs.keys().isdisjoint(plan.chunks)]:
-                self.cancel(number)  # the cache may be half written; who waits for the tokens sees the exception
+            for live in {owners[job].number: owners[job] for job in plan.chunks}.values():
+                self.cancel(live.number)  # what was to be written may be half written
             raise
         tokens: list[Token] = []
         at = 0
-        owners = {job: live for live in self._live.values() for job in live.jobs}
         for job, chunks in plan.chunks.items():
             count = sum(chunk.wanted for chunk in chunks)
             rows, at = logits[at : at + count], at + count
@@ -127,8 +129,6 @@ class Engine:
                 self.scheduler.advance(chunk.branch, chunk.known)
             if count:
                 tokens += self._write(owners[job], job, chunks, rows)
-        for number in [number for number, live in self._live.items() if not live.jobs]:
-            del self._live[number]
         return sorted(tokens, key=lambda token: (token.request, token.sample))
 
     def stream(self, requests: Request | Iterable[Request]) -> Iterator[Token]:
@@ -244,24 +244,35 @@ class Engine:
 
     def _write(self, live: _Live, job: Job, chunks: list[Chunk], rows: NDArray[Any]) -> list[Token]:
         """The logits of a job's next tokens are known: write them."""
-        writer, written = live.jobs[job], [job]
+        writer = live.jobs[job]
         if isinstance(writer, BeamSearch):
-            tokens = self._search(live, job, writer, rows)
+            tokens, speaking = self._search(live, job, writer, rows), [job]
         else:
-            followers, live.followers = live.followers, []
-            branches = [self.scheduler.fork(job.branches[0]) for _ in followers]
-            tokens = self._speak(live, job, writer, chunks[0], rows)
-            for other, branch in zip(followers, branches, strict=True):
-                branch.tokens = other.tokens
-                follower = Job((live.number, other.number), [branch], job.positions, keeps_cache=job.keeps_cache)
-                live.jobs[follower] = other
-                written.append(follower)
-                self.scheduler.join(follower)
-                tokens += self._speak(live, follower, other, Chunk(branch, 0, 0, []), rows)
+            speaking = [job, *self._part(live, job)]
+            chunks += [Chunk(follower.branches[0], 0, 0, []) for follower in speaking[1:]]
+            voices = [live.jobs[each] for each in speaking]
+            tokens = [
+                token
+                for each, voice, chunk in zip(speaking, voices, chunks, strict=True)
+                if isinstance(voice, Writer)
+                for token in self._speak(live, each, voice, chunk, rows)
+            ]
         if not live.config.use_cache:
-            for branch in (branch for job in written for branch in job.branches):
+            for branch in (branch for each in speaking for branch in each.branches):
                 self.scheduler.forget(branch)
         return tokens
+
+    def _part(self, live: _Live, job: Job) -> list[Job]:
+        """The prompt has been read: the other samples go their own ways from here, over the same blocks."""
+        parted: list[Job] = []
+        for writer in live.followers:
+            branch = self.scheduler.fork(job.branches[0])
+            branch.tokens = writer.tokens
+            parted.append(Job((live.number, writer.number), [branch], job.positions, keeps_cache=job.keeps_cache))
+            live.jobs[parted[-1]] = writer
+            self.scheduler.join(parted[-1])
+        live.followers = []
+        return parted
 
     def _speak(self, live: _Live, job: Job, writer: Writer, chunk: Chunk, rows: NDArray[Any]) -> list[Token]:
         """The token that follows, and those after it for as long as the proposals were right."""
@@ -271,8 +282,7 @@ class Engine:
                 token, why = writer.choose(rows[place])
                 reason = writer.push(token)
             except MalmoiError as error:
-                tokens.append(Token(-1, writer.shown(ended=True), None, "error", live.number, writer.number, error))
-                self._end(live, job)
+                tokens += self._fail(live, job, error)
                 break
             shown = writer.shown(ended=reason is not None)
             tokens.append(Token(token, shown, why, reason, live.number, writer.number))
@@ -291,8 +301,7 @@ class Engine:
         try:
             parents = search.advance(rows)
         except MalmoiError as error:
-            self._end(live, job)
-            return [Token(-1, "", None, "error", live.number, 0, error)]
+            return self._fail(live, job, error)
         old = job.branches
         job.branches = [self.scheduler.fork(old[parent]) for parent in parents]
         for branch, tokens in zip(job.branches, search.running, strict=True):
@@ -304,9 +313,21 @@ class Engine:
         self._end(live, job)
         return search.tokens(live.number, live.config.num_return_sequences)
 
+    def _fail(self, live: _Live, job: Job, error: MalmoiError) -> list[Token]:
+        """The job ends with an error; so do samples that would have parted from it."""
+        writer = live.jobs[job]
+        failed = [writer.writer if isinstance(writer, BeamSearch) else writer, *live.followers]
+        live.followers = []
+        self._end(live, job)
+        return [
+            Token(-1, writer.shown(ended=True), None, "error", live.number, writer.number, error) for writer in failed
+        ]
+
     def _end(self, live: _Live, job: Job) -> None:
         self.scheduler.remove(job)
         live.jobs.pop(job, None)
+        if not live.jobs and not live.followers:
+            self._live.pop(live.number, None)
         if self.speculation is not None:
             self.speculation.forget(job)
 

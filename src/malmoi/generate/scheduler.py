@@ -113,10 +113,11 @@ class Scheduler:
             self.forget(branch)
 
     def fork(self, branch: Branch) -> Branch:
-        """Another branch with the same past, in the same blocks."""
-        for block in branch.table:
+        """Another branch with the same past, in the same blocks: those with computed positions, not those that the
+        branch holds ready for guesses."""
+        table, keys = branch.table[: self._blocks(branch.computed)], list(branch.keys)
+        for block in table:
             self.pool.share(block)
-        table, keys = list(branch.table), list(branch.keys)
         return Branch(list(branch.tokens), branch.salt, branch.computed, table, keys, branch.remembered)
 
     def forget(self, branch: Branch) -> None:

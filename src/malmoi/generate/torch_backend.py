@@ -79,6 +79,7 @@ class TorchBackend:
         found = together.cpu().numpy()
         return found if not places else found[np.argsort(np.concatenate(places))]
 
+    @torch.inference_mode()
     def copy_block(self, source: int, target: int) -> None:
         self._grow(max(source, target) + 1)
         size = self.block_size
@@ -142,7 +143,7 @@ class _Group:
         self.new = np.arange(self.tokens) >= (self.tokens - counts)[:, None]  # (B, T)
         targets = self.slots[:, self.length :][self.new]
         first, last = int(targets[0]), int(targets[-1])
-        together = len(counts) == 1 and last - first + 1 == len(targets)  # then no index is needed
+        together = last - first + 1 == len(targets) and bool((np.diff(targets) == 1).all())  # then no index is needed
         self.run = slice(first, last + 1) if together else None
         device = backend.model.device
         self.read = None if self.new.all() else torch.from_numpy(self.new).to(device)
@@ -210,9 +211,10 @@ class _Group:
         """The rectangles of the same sequences one token ago, or none yet; None where several tokens are read."""
         if self.tokens > 1:
             return None
-        for group in self.backend._standing:
+        standing = self.backend._standing
+        for place, group in enumerate(standing):
             if group.slots.shape == (len(self.slots), self.length) and np.array_equal(group.slots, self.slots[:, :-1]):
-                return group.rectangles
+                return standing.pop(place).rectangles  # for one group only: it will write into them
         return {}
 
 
