@@ -519,6 +519,32 @@ def test_a_full_disk_stops_with_the_way_back(straight, tmp_path, monkeypatch):
     assert lines(folder) == lines(straight[0])
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="limits on the size of a file are a Unix thing")
+@pytest.mark.parametrize("at", ["the log", "a checkpoint"])
+def test_a_disk_that_really_fills_up_stops_with_one_clear_error(straight, tmp_path, at):
+    """Whatever else cannot be written on the way out, what is said is where it began and how to go on."""
+    import resource
+
+    folder = tmp_path / "run"
+    limit, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.raises(MalmoiError) as caught:
+            for step in begin(folder)[1]:
+                if step.step == 7:
+                    size = (folder / "metrics.jsonl").stat().st_size + 40 if at == "the log" else 30_000
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limit[1]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    if at == "the log":
+        assert "metrics.jsonl: cannot be written: File too large. Make room, then resume." in str(caught.value)
+    else:
+        assert "checkpoint-8 could not be written" in str(caught.value) and "resumed from" in str(caught.value)
+    list(begin(folder, resume=True)[1])
+    same_ends(straight[0], folder)
+    assert lines(folder) == lines(straight[0])
+
+
 def test_minutes_become_steps_once_and_a_resume_does_not_ask_the_clock(tmp_path, monkeypatch):
     from malmoi.train import loop
 

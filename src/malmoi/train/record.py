@@ -10,6 +10,7 @@ loss.png        the two losses over the steps (extra `plots`)
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 import yaml
 
+from malmoi.config import MalmoiError
 from malmoi.tokens.folder import write_text
 from malmoi.train.energy import WATT_HOUR, Meter, processor
 from malmoi.train.progress import Step
@@ -66,8 +68,13 @@ class Record:
         if self.meter is not None:
             joules = round(sum(self._by_method().values()), 3)
             entry = {**entry, "joules": joules}
-        self._log.write(_line(entry))
-        self._log.flush()
+        try:
+            self._log.write(_line(entry))
+            self._log.flush()
+        except OSError as error:
+            raise MalmoiError(
+                f"{self.folder / METRICS}: cannot be written: {error.strerror or error}. Make room, then resume."
+            ) from error
         if self.trackers is not None:
             self.trackers.log(entry)
         return joules
@@ -78,7 +85,9 @@ class Record:
         self._write_energy()
 
     def close(self) -> None:
-        self._log.close()
+        """Never an error: it would hide the one that ended the run."""
+        with contextlib.suppress(OSError):  # what could not be written has been said
+            self._log.close()
         if self.meter is not None:
             self.meter.stop()
             self._write_energy()
@@ -94,7 +103,8 @@ class Record:
     def _write_energy(self) -> None:
         if self.meter is not None:
             rounded = {method: round(joules, 3) for method, joules in self._by_method().items()}
-            write_text(self.folder / ENERGY, json.dumps(rounded, indent=1, ensure_ascii=False) + "\n")
+            with contextlib.suppress(MalmoiError):  # the log has it too; a full disk is said by what matters more
+                write_text(self.folder / ENERGY, json.dumps(rounded, indent=1, ensure_ascii=False) + "\n")
 
     def _energy(self, tokens: int) -> dict[str, Any]:
         spent = self._by_method()
