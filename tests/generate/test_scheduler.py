@@ -1,7 +1,7 @@
 """The scheduler under random arrivals, lengths, cancellations and far too little memory: nothing is lost or changed."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from speakers import made_up, one_at_a_time
 
@@ -49,6 +49,17 @@ requests = st.fixed_dictionaries(
 )
 
 
+def one(prompt, new, copies=1, seed=None):
+    return {
+        "prompt": prompt, "new": new, "copies": copies, "seed": seed, "arrives": 0, "leaves": None, "salt": "",
+        "keeps_cache": True,
+    }  # fmt: skip
+
+
+@example(  # samples part from a sequence that holds blocks ready for guesses
+    asked=[one([1], 1), one([2, 1, 3, 1], 5, copies=3, seed=0)],
+    block_size=1, spare=0, budget=4, prefix_cache=False, guessing="draft",
+)  # fmt: skip
 @settings(max_examples=150)
 @given(
     asked=st.lists(requests, min_size=1, max_size=7),
