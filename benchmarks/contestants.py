@@ -272,20 +272,27 @@ def learn(made: Contestant, shape: Shape, task: dict[str, Any]) -> dict[str, Any
 
     With `minutes` the number of steps follows from the time of the first ones, so that each schedule runs to its end.
     """
-    train, valid = (np.load(task[name], mmap_mode="r") for name in ("train", "valid"))
+    train, valid = (np.load(task[name], mmap_mode="r") for name in ("train_file", "valid_file"))
     draw = np.random.default_rng(task["seed"])
     begin = time.perf_counter()
     steps, timed = task.get("steps"), 8
 
     def batch() -> tuple[torch.Tensor, torch.Tensor]:
-        starts = draw.integers(0, len(train) - shape.tokens - 1, shape.rows)
-        rows = torch.from_numpy(np.stack([train[s : s + shape.tokens + 1] for s in starts]).astype(np.int64))
+        length, count, through = shape.tokens, shape.rows, done / (steps or math.inf)
+        if through < task.get("short", 0):  # for this share of the steps: rows of half the length, twice as many
+            length, count = length // 2, count * 2
+        if through < task.get("few", 0):  # half as many rows
+            count //= 2
+        starts = draw.integers(0, len(train) - length - 1, count)
+        rows = torch.from_numpy(np.stack([train[s : s + length + 1] for s in starts]).astype(np.int64))
         return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
 
-    done, times = 0, []
+    done, tokens, times = 0, 0, []
     while steps is None or done < steps:
         start = time.perf_counter()
-        made.step(*batch(), made.schedule(done, steps or 10_000))
+        inputs, targets = batch()
+        made.step(inputs, targets, made.schedule(done, steps or 10_000))
+        tokens += inputs.numel()
         times.append(time.perf_counter() - start)
         done += 1
         if steps is None and done == timed:
@@ -305,7 +312,7 @@ def learn(made: Contestant, shape: Shape, task: dict[str, Any]) -> dict[str, Any
         "nats": nats,
         "bits_per_byte": nats / math.log(2) / task["bytes_per_token"] if "bytes_per_token" in task else None,
         "steps": done,
-        "tokens": done * shape.rows * shape.tokens,
+        "tokens": tokens,
         "seconds": seconds,
         "parameters": made.parameters(),
     }

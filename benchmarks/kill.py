@@ -51,10 +51,11 @@ TIMES = ("seconds", "tokens_per_sec", "joules")
 RECIPE = """
 data: {{sources: [{{path: "{text}"}}], held_out: 0.2}}
 vocab_size: 300
-model: {{hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, residual_dropout: 0.1}}
+model: {{hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, residual_dropout: 0.1, attention_dropout: 0.1,
+         embedding_dropout: 0.1}}
 train:
-  {{max_steps: {steps}, sequence_length: 32, per_device_train_batch_size: 2, eval_steps: 6, save_steps: 3,
-    logging_steps: 1, num_threads: 1, ema_decay: 0.9, memorization_samples: 0}}
+  {{max_steps: {steps}, sequence_length: 32, per_device_train_batch_size: 2, gradient_accumulation_steps: 2,
+    eval_steps: 6, save_steps: 3, logging_steps: 1, num_threads: 1, ema_decay: 0.9, memorization_samples: 0}}
 """
 
 
@@ -95,7 +96,7 @@ class Stress:
         self.place, self.draw = place, random.Random(seed)
         self.counts: Counter[str] = Counter()
         text = place / "text.txt"
-        lines = [f"The {n % 7} cats saw {n} birds by the river. 고양이 {n % 5}마리가 새를 봅니다." for n in range(80)]
+        lines = [f"The {n % 7} cats saw {n} birds by the river. 고양이 {n % 5}마리가 새를 봅니다." for n in range(30)]
         text.write_text("\n\n".join(lines), encoding="utf-8")
         self.recipe = place / "recipe.yaml"
         self.recipe.write_text(RECIPE.format(text=text, steps=STEPS), encoding="utf-8")
@@ -104,6 +105,7 @@ class Stress:
         number = child(self._arguments(self.straight, False), place / "straight.log")
         code = os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
         assert code == 0, (place / "straight.log").read_text(encoding="utf-8")
+        assert read_metrics(self.straight)[-1]["epoch"] >= 2, "too much text: the run shall see it again and again"
         self.seconds = time.monotonic() - began  # of an undisturbed run
 
     def _arguments(self, folder: Path, resume: bool) -> list[str]:
