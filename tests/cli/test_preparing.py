@@ -159,3 +159,21 @@ def test_what_may_change_is_noted_and_the_run_ends_the_same(corpus, stopped, fin
     assert Recipe.from_yaml(folder / "recipe.yaml").train["save_steps"] == 1
     ours, theirs = ((place / "model" / "model.safetensors").read_bytes() for place in (folder, finished_run))
     assert ours == theirs
+
+
+def test_tokens_that_were_made_before_are_used(corpus, finished_run, tmp_path, malmoi, monkeypatch):
+    """`malmoi data build` (on many machines, say), then `malmoi train`: the same model as in one go."""
+    recipe, folder, tokenizer = tmp_path / "recipe.yaml", tmp_path / "run", finished_run / "tokenizer"
+    recipe.write_text(tiny_recipe(corpus).to_yaml(), encoding="utf-8")
+    made = ("data", "build", recipe, "--tokenizer", tokenizer, "--out", folder / "tokens")
+    assert malmoi(*made).code == 0
+    words = ("train", recipe, "--out", folder)
+    refused = malmoi(*words, "--set", "vocab_size=300")
+    assert refused.code == 1 and "tokens: was written with another tokenizer" in refused.err
+    refused = malmoi(*words, "--set", f"tokenizer={tokenizer}", "--set", "data.held_out=0.1")
+    refused.is_one_clear_error("was built with --held-out 0.2, but this run needs 0.1")
+    monkeypatch.setattr("malmoi.data.shards.build", lambda *_, **__: pytest.fail("built again"))
+    assert (folder / "tokens" / "manifest.json").is_file()  # cost somebody hours: never dropped by a mistaken attempt
+    assert malmoi(*words, "--set", f"tokenizer={tokenizer}").code == 0
+    ours, theirs = ((place / "model" / "model.safetensors").read_bytes() for place in (folder, finished_run))
+    assert ours == theirs

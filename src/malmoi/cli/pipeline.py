@@ -96,9 +96,8 @@ def run(recipe: Recipe, folder: str | Path, *, resume: bool = False, show: Show 
     Raises `MalmoiError` for settings, files and folders that cannot work, before anything is written where that is
     possible.
     """
-    from malmoi.train import job, memory
+    from malmoi.train import job
 
-    memory.keep_memory()
     folder = Path(folder)
     settings = resolve(recipe)
     world = job.of(recipe)
@@ -261,7 +260,13 @@ def prepare_tokens(settings: Settings, folder: Path, tokenizer: GPT4Tokenizer, s
 
     def one(place: Path, sources: tuple[SourceConfig, ...], held_out: float) -> TokenFile:
         if (place / "manifest.json").is_file():
-            return TokenFile.open(place, tokenizer=tokenizer)
+            made = TokenFile.open(place, tokenizer=tokenizer)
+            if made.manifest["held_out"] != held_out:
+                raise MalmoiError(
+                    f"{place}: was built with --held-out {made.manifest['held_out']:g}, but this run needs "
+                    f"{held_out:g}. Build it again so, or set data.held_out."
+                )
+            return made
 
         def progress(documents: int, tokens: int, size: int) -> None:
             show(Stage("tokens", f"{place.name}: {documents:,} documents, {tokens:,} tokens, {size / 1e6:,.1f} MB"))

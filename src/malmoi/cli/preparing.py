@@ -17,6 +17,8 @@ from malmoi.config import Config, MalmoiError, Recipe
 
 PREPARING = ".preparing.yaml"
 PARTS = ("tokenizer", "tokens", "validation")
+GIVEN = ("tokens", "validation")  # may be put into a run's folder before it begins; such are never dropped
+MARK = "# given: "
 DECIDES_TOKENS = {"": ("start_from", "tokenizer", "vocab_size"), "data.": ("sources", "held_out", "validation")}
 # Names that our writers give to what is not finished: .tokens.building-71-0a1b2c3d, .config.yaml.0a1b2c3d4e5f.tmp
 HALF_WRITTEN = re.compile(
@@ -25,10 +27,16 @@ HALF_WRITTEN = re.compile(
 
 
 def is_unfinished(folder: Path) -> bool:
-    """Was preparing begun here and never ended? Perhaps the process was killed before it could note its recipe."""
+    """Was preparing begun here and never ended? Perhaps the process was killed before it could note its recipe.
+
+    A folder of nothing but finished tokens counts: a person made them (`malmoi data build`) for a run to come.
+    """
     if (folder / RECIPE).is_file() or not folder.is_dir():
         return False
-    return (folder / PREPARING).is_file() or all(HALF_WRITTEN.fullmatch(entry.name) for entry in folder.iterdir())
+    if (folder / PREPARING).is_file():
+        return True
+    whole = GIVEN if (folder / "tokens" / "manifest.json").is_file() else ()
+    return all(entry.name in whole or HALF_WRITTEN.fullmatch(entry.name) for entry in folder.iterdir())
 
 
 def recipe_in(folder: Path) -> Path:
@@ -46,10 +54,18 @@ def begin(folder: Path, recipe: Recipe) -> None:
     if (folder / RECIPE).is_file():
         (folder / PREPARING).unlink(missing_ok=True)
         return
-    note, text = folder / PREPARING, recipe.to_yaml()
-    if not note.is_file() or note.read_text(encoding="utf-8") != text:
+    note = folder / PREPARING
+    noted = note.read_text(encoding="utf-8") if note.is_file() else None
+    first = (noted or "").partition("\n")[0]
+    if noted is None:
+        given = [part for part in GIVEN if (folder / part / "manifest.json").is_file()]
+    else:
+        given = first.removeprefix(MARK).split() if first.startswith(MARK) else []
+    text = (f"{MARK}{' '.join(given)}\n" if given else "") + recipe.to_yaml()
+    if noted != text:
         for part in PARTS:
-            shutil.rmtree(folder / part, ignore_errors=True)
+            if noted is not None and part not in given:
+                shutil.rmtree(folder / part, ignore_errors=True)
         write_text(note, text)
 
 
