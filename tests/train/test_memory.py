@@ -1,5 +1,6 @@
 """A step that does not fit is the same step in pieces."""
 
+import os
 import subprocess
 import sys
 
@@ -104,3 +105,30 @@ def test_memory_that_really_runs_out(tmp_path):
     assert result.returncode == 0, result.stderr[-2000:]
     assert "'halved'" in result.stdout and "Out of memory: from step 1 on" in result.stdout
     assert "Finished after 2 steps" in result.stdout
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's heap")
+def test_what_is_freed_stays_with_the_process():
+    """In a process of its own: the setting is for good."""
+    probe = """
+import torch
+from pathlib import Path
+from malmoi.train.memory import keep_memory
+kept = keep_memory()
+big = torch.ones(1 << 25)  # 128 MiB
+del big
+print(kept, int(Path("/proc/self/statm").read_text().split()[1]) * 4096)
+"""
+
+    def after(environment):
+        answer = subprocess.run(
+            [sys.executable, "-c", probe], capture_output=True, text=True, check=True, env=environment
+        )
+        kept, resident = answer.stdout.split()
+        return kept == "True", int(resident)
+
+    kept, with_heap = after(dict(os.environ))
+    left_out, without = after({**os.environ, "MALMOI_KEEP_MEMORY": "0"})
+    assert not left_out
+    if kept:
+        assert with_heap > without + (100 << 20)

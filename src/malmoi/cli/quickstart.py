@@ -58,7 +58,9 @@ def quickstart(
     """
     from malmoi.cli.pipeline import run
     from malmoi.cli.progress import Screen
+    from malmoi.train.memory import keep_memory
 
+    keep_memory()
     if again and (out / RECIPE).is_file():
         shutil.rmtree(out)
     begin = time.perf_counter()

@@ -96,7 +96,9 @@ def train(
 def _run(recipe: Recipe, folder: Path, resume: bool) -> None:
     from malmoi.cli.pipeline import run
     from malmoi.cli.progress import Screen
+    from malmoi.train.memory import keep_memory
 
+    keep_memory()
     if int(os.environ.get("RANK", "0")):  # one of a job's other processes: the first one speaks for all
         if run(recipe, folder, resume=resume).interrupted:
             raise typer.Exit(130)
