@@ -96,7 +96,7 @@ def run(recipe: Recipe, folder: str | Path, *, resume: bool = False, show: Show 
     Raises `MalmoiError` for settings, files and folders that cannot work, before anything is written where that is
     possible.
     """
-    from malmoi.train import job
+    from malmoi.train import job, loop
 
     folder = Path(folder)
     settings = resolve(recipe)
@@ -136,11 +136,9 @@ def run(recipe: Recipe, folder: str | Path, *, resume: bool = False, show: Show 
             shutil.rmtree(folder, ignore_errors=True)
         raise
 
-    from malmoi.train.loop import train
-
     last: Step | None = None
     show(Stage("train", f"{tokens.train.num_tokens:,} tokens to learn from"))
-    steps = train(
+    steps = loop.train(
         model,
         batches,
         settings.train,
