@@ -254,6 +254,7 @@ class TrainConfig(Config):
     warmup_steps: float = Field(default=0.02, ge=0)  # below 1: a share of max_steps
     decay_steps: float = Field(default=0.4, ge=0)  # warmup_stable_decay's tail; below 1: a share of max_steps
     min_learning_rate_ratio: float = Field(default=0.0, ge=0, le=1)
+    short_rows_steps: float = Field(default=0.0, ge=0)  # first updates with rows cut in two; below 1: a share
 
     eval_steps: int = Field(default=100, ge=1)
     eval_tokens: int = Field(default=100_000, ge=1)  # of held-out text, the same ones every time

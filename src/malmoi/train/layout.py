@@ -85,6 +85,11 @@ def _check_batch(grid: Layout, train: TrainConfig) -> None:
     _divides(grid.rows, train.per_device_train_batch_size, rows, "train.per_device_train_batch_size")
     _divides(grid.tensor, train.sequence_length, "tensor_parallel", "train.sequence_length")
     pieces = train.gradient_accumulation_steps
+    if train.short_rows_steps and (grid.pipeline > 1 or grid.tensor > 1):
+        raise MalmoiError(
+            "train.short_rows_steps changes the shape of a batch, which pipeline_parallel and tensor_parallel fix. Set "
+            "it to 0, or use data_parallel_* alone."
+        )
     if grid.pipeline == 1:
         return
     if pieces < grid.stages:

@@ -33,6 +33,7 @@ from malmoi.train.memory import OutOfMemoryInLearning, in_pieces
 from malmoi.train.messages import say
 from malmoi.train.progress import Progress, Step, check_same_run, fingerprint
 from malmoi.train.schedule import learning_rate_factor
+from malmoi.train.short_rows import shortened
 from malmoi.train.step import StepFunction, StepResult
 from malmoi.train.stopping import Watch
 from malmoi.train.trackers import Trackers
@@ -272,7 +273,7 @@ class _Run:
         # Made here and now: a batch takes 0.6 ms beside a step of 300, so a thread to prepare it would not pay.
         count = self.config.gradient_accumulation_steps
         batches = [self.batches.batch(number) for number in range(step * count, (step + 1) * count)]
-        return in_pieces(batches, self.progress.pieces)
+        return in_pieces(shortened(batches, step, self.config, self.max_steps), self.progress.pieces)
 
     def _within_memory(self, learn: Callable[[], T]) -> T:
         """Do it; where memory does not suffice, do the same in smaller pieces and say so."""

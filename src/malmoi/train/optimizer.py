@@ -125,9 +125,7 @@ class Optimizers:
     Learning rates are set from outside for each step (`base * factor`), so they are no part of the state.
     """
 
-    def __init__(
-        self, members: list[UpdateRule], names: dict[Tensor, str], average: Average | None = None
-    ) -> None:
+    def __init__(self, members: list[UpdateRule], names: dict[Tensor, str], average: Average | None = None) -> None:
         self.members = members
         self.names = names  # parameter -> its name in the model
         self.average = average  # of the weights; part of the state, but of no update
