@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 # How long a thread spins before it sleeps: turns of a loop (some ten microseconds), and milliseconds.
-PATIENCE = {"GOMP_SPINCOUNT": "2000", "KMP_BLOCKTIME": "0"}
+PATIENCE = {"GOMP_SPINCOUNT": "6000", "KMP_BLOCKTIME": "0"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
