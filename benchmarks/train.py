@@ -62,7 +62,7 @@ RECIPES: dict[str, dict[str, Any]] = {
             "head_dim": 32,
             "intermediate_size": 256,
         },
-        "train": {"max_steps": 125, "learning_rate": 6e-3},
+        "train": {"max_steps": 145, "learning_rate": 6e-3, "short_rows_steps": 0.3},
     },
     "malmoi, with n-gram embeddings": {
         "model": {
@@ -75,7 +75,7 @@ RECIPES: dict[str, dict[str, Any]] = {
             "ngram_sizes": [2, 3],
             "ngram_vocab_size": 16_384,
         },
-        "train": {"max_steps": 56, "learning_rate": 2e-2},
+        "train": {"max_steps": 80, "learning_rate": 2e-2},
     },
 }
 RACE_TRAIN = {"sequence_length": 64, "per_device_train_batch_size": 32, "matrix_learning_rate": 0.03}
@@ -325,6 +325,10 @@ BASE = {**RACE_TRAIN, "learning_rate": 6e-3, "max_steps": 125}
 ABLATIONS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "AdamW for the matrices too (3e-3)": {"train": {"optimizer": "adamw", "learning_rate": 3e-3}},
+    "AdamW for the matrices too (1e-3)": {"train": {"optimizer": "adamw", "learning_rate": 1e-3}},
+    "AdamW for the matrices too (3e-3), longer warm-up": {
+        "train": {"optimizer": "adamw", "learning_rate": 3e-3, "warmup_steps": 0.2}
+    },
     "AdamW for the matrices too (1e-2)": {"train": {"optimizer": "adamw", "learning_rate": 1e-2}},
     "float32": {"train": {"dtype": "float32"}},
     "without the compiled steps": {"environment": {"MALMOI_KERNELS": "0"}},

@@ -19,7 +19,7 @@ from __future__ import annotations
 import ctypes
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -49,38 +49,16 @@ if TYPE_CHECKING:
 _MOST_THREADS = 1024
 
 
-class Backend(Protocol):
-    """What a generation engine needs of whatever computes its steps."""
-
-    @property
-    def vocab_size(self) -> int: ...
-
-    @property
-    def block_size(self) -> int: ...
-
-    @property
-    def num_blocks(self) -> int: ...
-
-    @property
-    def max_position(self) -> int:
-        """How many positions a sequence may have."""
-        ...
-
-    def step(
-        self, tokens: ArrayLike, positions: ArrayLike, sequences: ArrayLike, block_tables: ArrayLike, wanted: ArrayLike
-    ) -> NDArray[np.float32]: ...
-
-    def copy_block(self, source: int, target: int) -> None: ...
-
-
 class NativeModel:
-    """A model and a cache of `num_blocks` blocks in the native engine: a `Backend`.
+    """A model and a cache of `num_blocks` blocks in the native engine: a `Backend` of the generation engine.
 
     Make one with `open` (a quantised folder) or `from_model`. `threads` None: every core that this process may use.
     `instructions` None: the best set that this CPU has (or the one that MALMOI_NATIVE_INSTRUCTIONS names).
     `num_blocks` None: enough for four sequences of the model's full length. Memory for the cache is taken as it is
     first written to.
     """
+
+    batch_invariant = True  # a row's logits are the same bits whatever else is in the call
 
     def __init__(
         self,

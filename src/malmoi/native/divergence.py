@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from malmoi.native.core import Backend
+from malmoi.native.core import NativeModel
 
 if TYPE_CHECKING:
     from malmoi.model.gpt import GPT4LMHeadModel
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _ROWS = 64
 
 
-def divergence_from(model: GPT4LMHeadModel, rounded: Backend, seed: int = 0) -> float:
+def divergence_from(model: GPT4LMHeadModel, rounded: NativeModel, seed: int = 0) -> float:
     """Mean divergence in nats a token of `rounded` from `model`, over 64 random tokens (fewer where there is no room).
 
     Writes into the first blocks of the rounded model's cache.
