@@ -253,9 +253,9 @@ def _ray(address: str, workers: int) -> Iterator[tuple[Any, int]]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # who does not ask to be counted is not
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters comes as an exception too
     try:
-        import ray
-        import ray.data
-        import ray.exceptions
+        import ray  # pyright: ignore[reportMissingImports]
+        import ray.data  # pyright: ignore[reportMissingImports]
+        import ray.exceptions  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise MalmoiError("Tokenising with Ray needs the extra 'ray': pip install 'malmoi[ray]'.") from None
     ours = not ray.is_initialized()
