@@ -230,7 +230,8 @@ def fields(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def peers(arguments: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "malmoi, Muon", {"kind": "malmoi"}
-    yield "malmoi, AdamW", {"kind": "malmoi", "train": {"optimizer": "adamw"}}
+    plain = {"optimizer": "adamw", "learning_rate": 1e-3, "warmup_steps": 0.1, "lr_scheduler_type": "cosine"}
+    yield "malmoi, AdamW", {"kind": "malmoi", "train": {**plain, "min_learning_rate_ratio": 0.1}}
     if arguments.nanogpt:
         yield "nanoGPT", {"kind": "nanogpt"}
     if arguments.litgpt:
