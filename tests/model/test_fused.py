@@ -28,7 +28,8 @@ def test_gradients_against_finite_differences():
 def test_attention_against_the_library(key_value_heads):
     torch.manual_seed(0)
     q, k, v = wide(2, 4, 5, 6), wide(2, key_value_heads, 5, 6), wide(2, key_value_heads, 5, 6)
-    mask = torch.zeros(5, 5, dtype=torch.float64).masked_fill(~torch.ones(5, 5, dtype=torch.bool).tril(), float("-inf"))
+    hidden = ~torch.ones(1, 1, 5, 5, dtype=torch.bool).tril()
+    mask = torch.zeros(1, 1, 5, 5, dtype=torch.float64).masked_fill(hidden, float("-inf"))
     assert check(lambda *qkv: fused.Attend.apply(*qkv, mask), (q, k, v))
     plain = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
     torch.testing.assert_close(fused.Attend.apply(q, k, v, mask), plain)

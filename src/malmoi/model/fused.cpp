@@ -362,19 +362,20 @@ API void malmoi_gate_back(int half, const void *gradient, const void *gate, cons
     run(half ? gate_back_bf16 : gate_back_f32, &job, count, 4, threads);
 }
 
-// --- attention's softmax, in place: (B * H, T, T) scores, an additive mask (1 or B, T, T), nothing after the diagonal
+// --- attention's softmax, in place: (B * H, R, C) scores of the queries first, first + 1 ... over the first C keys, an
+// additive mask (1 or B, T, T), nothing after the diagonal
 
 struct Softmax {
     void *scores;
     const void *mask, *weights;
-    int64_t tokens, heads, masks;
+    int64_t rows, columns, first, tokens, heads, masks;
     float scale;
 };
 
 template <class T> INLINE void softmax_rows(const Softmax &job, int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; item++) {  // one row of one head
-        int64_t token = item % job.tokens, matrix = item / job.tokens, visible = token + 1;
-        T *row = (T *)job.scores + item * job.tokens;
+        int64_t token = job.first + item % job.rows, matrix = item / job.rows, visible = token + 1;
+        T *row = (T *)job.scores + item * job.columns;
         const T *mask = (const T *)job.mask + ((job.masks == 1 ? 0 : matrix / job.heads) * job.tokens + token) * job.tokens;
         float highest = -INFINITY, sum = 0;
         float held[4096];
@@ -389,7 +390,7 @@ template <class T> INLINE void softmax_rows(const Softmax &job, int64_t begin, i
         }
         float share = 1.0f / sum;
         for (int64_t i = 0; i < visible; i++) narrow(held[i] * share, row + i);
-        for (int64_t i = visible; i < job.tokens; i++) narrow(0.0f, row + i);
+        for (int64_t i = visible; i < job.columns; i++) narrow(0.0f, row + i);
     }
 }
 CLONES static void softmax_bf16(const void *job, int64_t b, int64_t e) { softmax_rows<bf16>(*(const Softmax *)job, b, e); }
@@ -397,30 +398,30 @@ CLONES static void softmax_f32(const void *job, int64_t b, int64_t e) { softmax_
 
 template <class T> INLINE void softmax_back(const Softmax &job, int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; item++) {
-        int64_t visible = item % job.tokens + 1;
-        T *row = (T *)job.scores + item * job.tokens;
-        const T *weights = (const T *)job.weights + item * job.tokens;
+        int64_t visible = job.first + item % job.rows + 1;
+        T *row = (T *)job.scores + item * job.columns;
+        const T *weights = (const T *)job.weights + item * job.columns;
         float mean = 0;
         for (int64_t i = 0; i < visible; i++) mean += wide(row[i]) * wide(weights[i]);
         for (int64_t i = 0; i < visible; i++) narrow(job.scale * wide(weights[i]) * (wide(row[i]) - mean), row + i);
-        for (int64_t i = visible; i < job.tokens; i++) narrow(0.0f, row + i);
+        for (int64_t i = visible; i < job.columns; i++) narrow(0.0f, row + i);
     }
 }
 CLONES static void softmax_back_bf16(const void *job, int64_t b, int64_t e) { softmax_back<bf16>(*(const Softmax *)job, b, e); }
 CLONES static void softmax_back_f32(const void *job, int64_t b, int64_t e) { softmax_back<float>(*(const Softmax *)job, b, e); }
 
-// T at most 4096.
+// C at most 4096.
 API void malmoi_softmax(int half, void *scores, const void *mask, int64_t masks, int64_t matrices, int64_t heads,
-                        int64_t tokens, float scale, int threads) {
-    Softmax job{scores, mask, nullptr, tokens, heads, masks, scale};
-    run(half ? softmax_bf16 : softmax_f32, &job, matrices * tokens, tokens, threads);
+                        int64_t rows, int64_t columns, int64_t first, int64_t tokens, float scale, int threads) {
+    Softmax job{scores, mask, nullptr, rows, columns, first, tokens, heads, masks, scale};
+    run(half ? softmax_bf16 : softmax_f32, &job, matrices * rows, columns, threads);
 }
 
 // The gradient of the weights becomes that of the products of queries and keys, in place.
-API void malmoi_softmax_back(int half, void *gradient, const void *weights, int64_t matrices, int64_t tokens,
-                             float scale, int threads) {
-    Softmax job{gradient, nullptr, weights, tokens, 1, 1, scale};
-    run(half ? softmax_back_bf16 : softmax_back_f32, &job, matrices * tokens, tokens, threads);
+API void malmoi_softmax_back(int half, void *gradient, const void *weights, int64_t matrices, int64_t rows,
+                             int64_t columns, int64_t first, float scale, int threads) {
+    Softmax job{gradient, nullptr, weights, rows, columns, first, 0, 1, 1, scale};
+    run(half ? softmax_back_bf16 : softmax_back_f32, &job, matrices * rows, columns, threads);
 }
 
 // --- cross-entropy, in place: logits (N, V) become the gradient of the summed loss ----------------------------------

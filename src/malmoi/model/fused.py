@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -205,7 +206,9 @@ class GatedSiLU(Function):
 class Attend(Function):
     """Softmax attention of q (B, H, T, D) over k, v (B, K, T, D), additive mask (B or 1, 1, T, T), no dropout.
 
-    The mask must hide everything after the diagonal.
+    The mask must hide everything after the diagonal. Half of the square of queries and keys is hidden by it, so long
+    rows are taken in stretches of queries, each over the keys up to its own end: of four stretches, the first needs a
+    quarter of the keys, and three eighths of all the work are never done.
     """
 
     @staticmethod
@@ -213,41 +216,61 @@ class Attend(Function):
         B, H, T, D = q.shape
         K = k.shape[1]
         # the G queries of a key head lie one after the other
-        q, k, v = q.reshape(B * K, -1, D), k.reshape(B * K, T, D), v.reshape(B * K, T, D)
-        weights = _softmax(torch.bmm(q, k.mT).view(B, H, T, T), mask, D**-0.5).view(B * K, -1, T)
-        ctx.save_for_backward(q, k, v, weights)
-        return torch.bmm(weights, v).view(B, H, T, D)
+        q, k, v = q.reshape(B * K, -1, T, D), k.reshape(B * K, T, D), v.reshape(B * K, T, D)
+        out, kept = q.new_empty(q.shape), []
+        for begin, end in _stretches(T):
+            asking = q[:, :, begin:end].reshape(B * K, -1, D)  # (B * K, G * (end - begin), D)
+            scores = torch.bmm(asking, k[:, :end].mT).view(B, H, end - begin, end)
+            weights = _softmax(scores, mask, begin, D**-0.5).view(B * K, -1, end)
+            out[:, :, begin:end] = torch.bmm(weights, v[:, :end]).view(B * K, -1, end - begin, D)
+            kept += [asking, weights]
+        ctx.save_for_backward(k, v, *kept)
+        return out.view(B, H, T, D)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
-        q, k, v, weights = ctx.saved_tensors
+        k, v, *kept = ctx.saved_tensors
         B, H, T, D = grads[0].shape
-        K = q.shape[0] // B
-        grad = grads[0].reshape(B * K, -1, D)
-        to_values = torch.bmm(weights.mT, grad)
-        to_scores = _softmax_back(torch.bmm(grad, v.mT), weights, D**-0.5)
-        to_queries, to_keys = torch.bmm(to_scores, k), torch.bmm(to_scores.mT, q)
-        shape = (B, K, T, D)
+        grad = grads[0].reshape(k.shape[0], -1, T, D)
+        to_queries, to_keys, to_values = grad.new_empty(grad.shape), torch.zeros_like(k), torch.zeros_like(v)
+        for index, (begin, end) in enumerate(_stretches(T)):
+            asking, weights = kept[2 * index : 2 * index + 2]
+            part = grad[:, :, begin:end].reshape(k.shape[0], -1, D)
+            to_values[:, :end] += torch.bmm(weights.mT, part)
+            to_scores = _softmax_back(torch.bmm(part, v[:, :end].mT), weights, begin, end - begin, D**-0.5)
+            to_queries[:, :, begin:end] = torch.bmm(to_scores, k[:, :end]).view(k.shape[0], -1, end - begin, D)
+            to_keys[:, :end] += torch.bmm(to_scores.mT, asking)
+        shape = (B, -1, T, D)
         return to_queries.view(B, H, T, D), to_keys.view(shape), to_values.view(shape), None
 
 
-def _softmax(scores: torch.Tensor, mask: torch.Tensor, scale: float) -> torch.Tensor:
-    """softmax(scale * scores + mask) of (B, H, T, T), in place where it can be."""
-    B, H, T, _ = scores.shape
+STRETCH = 128  # queries; shorter ones make products that are too small to be quick
+
+
+def _stretches(tokens: int) -> list[tuple[int, int]]:
+    """Where stretches of queries begin and end: at most four, of equal length where that is possible."""
+    count = max(1, min(4, tokens // STRETCH))
+    edges = [tokens * index // count for index in range(count + 1)]
+    return list(pairwise(edges))
+
+
+def _softmax(scores: torch.Tensor, mask: torch.Tensor, first: int, scale: float) -> torch.Tensor:
+    """softmax(scale * scores + mask), in place where it can be, of (B, H, R, C): R queries from `first` on, C keys."""
+    B, H, R, C = scores.shape
     if not compiled(scores, mask) or kernels.LIBRARY is None:
-        return torch.softmax(scores.mul_(scale).add_(mask), dim=-1)
+        return torch.softmax(scores.mul_(scale).add_(mask[:, :, first : first + R, :C]), dim=-1)
     mask = mask.contiguous()
-    places = (scores.data_ptr(), mask.data_ptr(), mask.shape[0], B * H, H, T)
+    places = (scores.data_ptr(), mask.data_ptr(), mask.shape[0], B * H, H, R, C, first, mask.shape[-1])
     kernels.LIBRARY.malmoi_softmax(_half(scores), *places, scale, torch.get_num_threads())
     return scores
 
 
-def _softmax_back(grad: torch.Tensor, weights: torch.Tensor, scale: float) -> torch.Tensor:
-    """The gradient of the weights (M, R, T), R a multiple of T, turned into that of the products, in place."""
+def _softmax_back(grad: torch.Tensor, weights: torch.Tensor, first: int, queries: int, scale: float) -> torch.Tensor:
+    """The gradient of the weights (M, G * queries, C) turned into that of the products, in place."""
     if not compiled(grad, weights) or kernels.LIBRARY is None:
         return torch.ops.aten._softmax_backward_data(grad, weights, -1, weights.dtype).mul_(scale)
-    T = grad.shape[-1]
-    places = (grad.data_ptr(), weights.data_ptr(), grad.numel() // (T * T), T)
+    columns = grad.shape[-1]
+    places = (grad.data_ptr(), weights.data_ptr(), grad.numel() // (queries * columns), queries, columns, first)
     kernels.LIBRARY.malmoi_softmax_back(_half(grad), *places, scale, torch.get_num_threads())
     return grad
 

@@ -26,8 +26,8 @@ _SIGNATURES: dict[str, list[type]] = {
     "malmoi_heads_back": [_INT, *_P * 2, _SIZE, *_P * 3, _SIZE, *_P * 4, *_S * 4, _INT],
     "malmoi_gate": [_INT, *_P * 3, _SIZE, _INT],
     "malmoi_gate_back": [_INT, *_P * 5, _SIZE, _INT],
-    "malmoi_softmax": [_INT, *_P * 2, *_S * 4, _FLOAT, _INT],
-    "malmoi_softmax_back": [_INT, *_P * 2, *_S * 2, _FLOAT, _INT],
+    "malmoi_softmax": [_INT, *_P * 2, *_S * 7, _FLOAT, _INT],
+    "malmoi_softmax_back": [_INT, *_P * 2, *_S * 4, _FLOAT, _INT],
     "malmoi_surprise": [_INT, *_P * 3, *_S * 2, _FLOAT, _INT],
 }
 
