@@ -55,7 +55,8 @@ def _find(places: list[Path]) -> list[Path]:
             raise MalmoiError(f"{place}: there is no such folder.")
         for pattern in ("", "*/", "*/*/", "*/*/*/"):
             for path in sorted(place.glob(f"{pattern}{METRICS}")):
-                chosen[path.parent] = None
+                if not path.parent.name.startswith("checkpoint-"):  # which holds the log as it was then
+                    chosen[path.parent] = None
     return list(chosen)
 
 
