@@ -15,6 +15,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check --no-compile -c constraints.txt
 PYTEST_WORKERS ?= 2
 
+# What is compiled: installed anew when it has changed.
+NATIVE := $(wildcard src/malmoi/native/engine/* src/malmoi/model/*.cpp)
+
 .PHONY: run test test-ray lint clean help
 .DEFAULT_GOAL := help
 
@@ -73,7 +76,7 @@ $(VENV)/.torch: $(VENV)/.made constraints.txt
 	@$(PIP) torch setuptools
 	@touch $@
 
-$(VENV)/.installed: $(VENV)/.torch pyproject.toml
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml setup.py $(NATIVE)
 	@echo "Installing malmoi ..."
 	@$(PIP) --no-build-isolation --editable ".[plots,data]"
 	@touch $@

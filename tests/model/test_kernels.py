@@ -153,3 +153,8 @@ def test_they_can_be_left_out():
         [sys.executable, "-c", probe], env={"MALMOI_KERNELS": "0"}, capture_output=True, text=True, check=True
     )
     assert answer.stdout.strip() == "None"
+
+
+def test_a_library_of_other_sources_is_refused(monkeypatch):
+    monkeypatch.setattr(kernels, "VERSION", kernels.VERSION + 1)
+    assert kernels.load() is None

@@ -74,6 +74,9 @@ INLINE float exponential(float x) {
 typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);  // GOMP_parallel
 static Parallel parallel = nullptr;
 
+// Raised with every change of a signature below; kernels.py refuses a library of another version.
+API int malmoi_fused_version() { return 2; }
+
 API void malmoi_fused_threads(void *start) { parallel = Parallel(start); }
 
 typedef void (*Work)(const void *job, int64_t begin, int64_t end);

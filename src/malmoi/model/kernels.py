@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+VERSION = 2  # malmoi_fused_version: the library and this file describe the same functions
 _POINTER, _SIZE, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
 _P, _S = [_POINTER], [_SIZE]
 # Argument types in the order of fused.cpp; the first says whether numbers are bfloat16, the last how many threads.
@@ -39,6 +40,8 @@ def load() -> ctypes.CDLL | None:
     ending = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
     try:
         library = ctypes.CDLL(str(Path(__file__).with_name("_fused" + ending)))
+        if library.malmoi_fused_version() != VERSION:  # built from other sources than these: torch's operations then
+            return None
         for name, arguments in _SIGNATURES.items():
             function = getattr(library, name)
             function.argtypes, function.restype = arguments, None
