@@ -60,6 +60,7 @@ sanitise: $(VENV)/.installed-test
 		tests/native/test_packed_folder.py
 
 clean:
+	rm -f src/malmoi/native/_engine.* src/malmoi/model/_fused.*
 	rm -rf $(VENV) build dist src/malmoi.egg-info .pytest_cache .ruff_cache .hypothesis runs/quickstart
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 

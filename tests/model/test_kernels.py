@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from malmoi.config import MalmoiError
 from malmoi.model import fused, kernels
 from malmoi.model.position import Rotation, rotate
 
@@ -122,6 +123,22 @@ def test_what_is_not_finite_stays_so():
     logits = torch.tensor([[1.0, float("nan"), 0.0], [1.0, float("inf"), 0.0], [1.0, 2.0, 3.0]]).bfloat16()
     losses = fused.surprise(logits, torch.tensor([0, 0, 0]))
     assert not losses[:2].isfinite().any() and losses[2].isfinite()
+
+
+@pytest.mark.parametrize("wrong", [-1, 3, 2**40])
+def test_a_label_that_is_no_token_is_refused(wrong):
+    with pytest.raises(MalmoiError, match=f"label {wrong} is outside"):
+        fused.surprise(torch.zeros(2, 3), torch.tensor([0, wrong]))
+
+
+def test_only_tensors_with_memory_are_taken():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    assert fused.compiled(torch.zeros(2), torch.nn.Parameter(torch.zeros(2)))
+    assert not fused.compiled(torch.zeros(2), torch.zeros(2, dtype=torch.bfloat16))
+    assert not fused.compiled(torch.zeros(2, device="meta"))
+    with FakeTensorMode():
+        assert not fused.compiled(torch.zeros(2))
 
 
 def test_the_number_of_threads_changes_nothing():

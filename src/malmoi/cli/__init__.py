@@ -7,7 +7,7 @@
 - `MALMOI_DEBUG=1` shows the stack trace all the same;
 - a verb's module, and with it torch, loads only when the verb is called: `malmoi --help` answers at once;
 - threads that wait for each other soon go to sleep instead of spinning: on a machine where something else runs too,
-  torch's threads otherwise keep the cores from the very thread they wait for, and a step takes forty times as long.
+  torch's threads otherwise keep the cores from the very thread they wait for, and a step takes many times as long.
 """
 
 from __future__ import annotations

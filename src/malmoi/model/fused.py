@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import Function
 
+from malmoi.config import MalmoiError
 from malmoi.model import kernels
 
 LONGEST_ROW = 512  # beyond it the (T, T) weights cost more memory traffic than they save
@@ -52,10 +53,14 @@ def pays(x: torch.Tensor) -> bool:
 
 
 def compiled(*tensors: torch.Tensor) -> bool:
-    """Whether the compiled steps can take these: on a CPU, all bfloat16 or all float32."""
+    """Whether the compiled steps can take these: ordinary tensors on a CPU, all bfloat16 or all float32.
+
+    Not ordinary are those without memory of their own to point to: cut over processes (DTensor), or fake.
+    """
     first = tensors[0].dtype
     known = first in (torch.bfloat16, torch.float32) and tensors[0].device.type == "cpu"
-    return kernels.LIBRARY is not None and known and all(tensor.dtype == first for tensor in tensors)
+    alike = all(tensor.dtype == first and type(tensor) in (torch.Tensor, torch.nn.Parameter) for tensor in tensors)
+    return kernels.LIBRARY is not None and known and alike
 
 
 def _half(x: torch.Tensor) -> int:
@@ -232,16 +237,24 @@ class Attend(Function):
         k, v, *kept = ctx.saved_tensors
         B, H, T, D = grads[0].shape
         grad = grads[0].reshape(k.shape[0], -1, T, D)
-        to_queries, to_keys, to_values = grad.new_empty(grad.shape), torch.zeros_like(k), torch.zeros_like(v)
-        for index, (begin, end) in enumerate(_stretches(T)):
+        to_queries, to_keys, to_values = grad.new_empty(grad.shape), torch.empty_like(k), torch.empty_like(v)
+        for index, (begin, end) in reversed(list(enumerate(_stretches(T)))):  # the last one sees all keys
             asking, weights = kept[2 * index : 2 * index + 2]
             part = grad[:, :, begin:end].reshape(k.shape[0], -1, D)
-            to_values[:, :end] += torch.bmm(weights.mT, part)
+            _gather(to_values, torch.bmm(weights.mT, part), first=end == T)
             to_scores = _softmax_back(torch.bmm(part, v[:, :end].mT), weights, begin, end - begin, D**-0.5)
             to_queries[:, :, begin:end] = torch.bmm(to_scores, k[:, :end]).view(k.shape[0], -1, end - begin, D)
-            to_keys[:, :end] += torch.bmm(to_scores.mT, asking)
+            _gather(to_keys, torch.bmm(to_scores.mT, asking), first=end == T)
         shape = (B, -1, T, D)
         return to_queries.view(B, H, T, D), to_keys.view(shape), to_values.view(shape), None
+
+
+def _gather(total: torch.Tensor, part: torch.Tensor, first: bool) -> None:
+    """Add a part (M, C, D) to the first C of a total (M, T, D); the first part is the total so far."""
+    if first:
+        total.copy_(part)
+    else:
+        total[:, : part.shape[1]] += part
 
 
 STRETCH = 128  # queries; shorter ones make products that are too small to be quick
@@ -276,8 +289,14 @@ def _softmax_back(grad: torch.Tensor, weights: torch.Tensor, first: int, queries
 
 
 def surprise(logits: torch.Tensor, targets: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
-    """-log p of the targets (N,) in float32; the logits (N, V) become the gradient of their sum. `compiled` first."""
+    """-log p of the targets (N,) in float32; the logits (N, V) become the gradient of their sum. `compiled` first.
+
+    Raises `MalmoiError` for a target that is no token: what is compiled writes where it is told.
+    """
     assert kernels.LIBRARY is not None
+    if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < logits.shape[1]:
+        wrong = int(targets.max()) if int(targets.max()) >= logits.shape[1] else int(targets.min())
+        raise MalmoiError(f"The label {wrong} is outside the model's vocabulary, 0 to {logits.shape[1] - 1}.")
     losses = torch.empty(len(targets), dtype=torch.float32)
     places = (logits.data_ptr(), targets.contiguous().data_ptr(), losses.data_ptr())
     kernels.LIBRARY.malmoi_surprise(_half(logits), *places, *logits.shape, smoothing, torch.get_num_threads())

@@ -60,9 +60,9 @@ def keep_memory() -> bool:
     """Let the C library hand out memory from one heap of huge pages and keep what is freed, on Linux with glibc.
 
     A step asks for the same hundred tensors again and again. By default glibc takes each large one from the system and
-    gives it back, and the system clears it, 4 KiB at a time; a step of a model of ten million parameters becomes 7 %
-    faster without. What is freed stays with the process, which suits one that trains and then ends. False: not done,
-    nothing has changed. `MALMOI_KEEP_MEMORY=0` in the environment leaves it out, for comparison.
+    gives it back, and the system clears it, 4 KiB at a time (docs/results/train.md has what that costs). What is freed
+    stays with the process, which suits one that trains and then ends. False: not done, nothing has changed.
+    `MALMOI_KEEP_MEMORY=0` in the environment leaves it out, for comparison.
     """
     if not sys.platform.startswith("linux") or os.environ.get("MALMOI_KEEP_MEMORY") == "0":
         return False
