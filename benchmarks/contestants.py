@@ -274,7 +274,7 @@ def learn(made: Contestant, shape: Shape, task: dict[str, Any]) -> dict[str, Any
     """
     train, valid = (np.load(task[name], mmap_mode="r") for name in ("train_file", "valid_file"))
     draw = np.random.default_rng(task["seed"])
-    begin = time.perf_counter()
+    begin, begin_cpu = time.perf_counter(), time.process_time()
     steps, timed = task.get("steps"), 8
 
     def batch() -> tuple[torch.Tensor, torch.Tensor]:
@@ -301,7 +301,7 @@ def learn(made: Contestant, shape: Shape, task: dict[str, Any]) -> dict[str, Any
         if task.get("minutes") and steps is not None and done % 20 == 0:  # a machine that changed its speed
             left = 60 * task["minutes"] - (time.perf_counter() - begin)
             steps = done + max(1, round(left / statistics.mean(times[-100:])))
-    seconds = time.perf_counter() - begin
+    seconds, core_seconds = time.perf_counter() - begin, time.process_time() - begin_cpu
     windows = min((len(valid) - 1) // shape.tokens, task.get("windows", 400))
     ids = torch.from_numpy(valid[: windows * shape.tokens + 1].astype(np.int64))
     inputs, targets = ids[:-1].view(windows, -1), ids[1:].view(windows, -1)
@@ -314,6 +314,7 @@ def learn(made: Contestant, shape: Shape, task: dict[str, Any]) -> dict[str, Any
         "steps": done,
         "tokens": tokens,
         "seconds": seconds,
+        "core_seconds": core_seconds,
         "parameters": made.parameters(),
     }
 

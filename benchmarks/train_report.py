@@ -157,9 +157,9 @@ def _clock(text: str, contestants: dict[str, Turns]) -> list[str]:
         for told in minutes:
             turns = contestants.get(f"{name}, {told}", {})
             tokens = _mean(turns, "tokens", "{:,.0f}")
-            cells.append(
-                f"{_mean(turns, 'bits_per_byte', '{:.3f}')} ({tokens} tokens)" if turns else "not measured yet"
-            )
+            core = _mean(turns, "core_seconds", "{:,.0f}")
+            bits = _mean(turns, "bits_per_byte", "{:.3f}")
+            cells.append(f"{bits} ({tokens} tokens, {core} s of a core)" if turns else "not measured yet")
         rows.append((name, *cells))
     return ["", f"### {text}", *_table(("contestant", *minutes), rows)]
 
