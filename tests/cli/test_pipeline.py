@@ -8,7 +8,7 @@ import pytest
 
 from cli.conftest import tiny_recipe
 from malmoi import GPT4LMHeadModel, GPT4Tokenizer, presets
-from malmoi.cli.pipeline import Stage, _model_config, resolve, run, village_parts
+from malmoi.cli.pipeline import Stage, model_config, resolve, run, village_parts
 from malmoi.config import MalmoiError, Recipe, SourceConfig
 
 
@@ -149,7 +149,7 @@ def test_resuming_needs_a_run(corpus: Path, tmp_path: Path):
 def test_what_follows_from_a_size_follows_anew_where_the_recipe_changes_it(corpus: Path):
     nano = presets.size("nano")
     recipe = tiny_recipe(corpus, model={"hidden_size": 2 * nano.hidden_size, "num_hidden_layers": 3})
-    config = _model_config(recipe, "nano", 320, resolve(recipe).train)
+    config = model_config(recipe, "nano", 320, resolve(recipe).train)
     assert len(config.layer_types) == 3
     assert config.num_attention_heads == nano.num_attention_heads
     assert config.num_key_value_heads == nano.num_key_value_heads

@@ -102,7 +102,7 @@ def run(recipe: Recipe, folder: str | Path, *, resume: bool = False, show: Show 
     settings = resolve(recipe)
     world = job.of(recipe)
     if recipe.start_from is None:
-        planned = _model_config(recipe, settings.recipe.size, settings.vocab_size, settings.train)
+        planned = model_config(recipe, settings.recipe.size, settings.vocab_size, settings.train)
         world.check(recipe.parallel, planned, settings.train)
     restarted = job.restarted()
     resume = resume or (restarted and (folder / RECIPE).is_file())
@@ -183,13 +183,14 @@ def resolve(recipe: Recipe) -> Settings:
     if "vocab_size" in recipe.model:
         raise MalmoiError("model.vocab_size follows from the tokenizer. Set the recipe's own vocab_size instead.")
     if recipe.start_from is None:
-        _model_config(recipe, size, vocab_size, train)  # a misspelt field is said now
+        model_config(recipe, size, vocab_size, train)  # a misspelt field is said now
     generation = GenerationConfig(**recipe.generation)
     filled = recipe.replace(size=size, vocab_size=vocab_size, train=train.model_dump(mode="json"))
     return Settings(filled, vocab_size, train, generation)
 
 
-def _model_config(recipe: Recipe, size: str | None, vocab_size: int, train: TrainConfig) -> ModelConfig:
+def model_config(recipe: Recipe, size: str | None, vocab_size: int, train: TrainConfig) -> ModelConfig:
+    """A size's configuration with the recipe's own fields over it; what followed from those follows again."""
     from malmoi import presets
 
     fields = dict(recipe.model)
@@ -300,7 +301,7 @@ def build_model(settings: Settings, tokenizer: GPT4Tokenizer) -> GPT4LMHeadModel
     recipe = settings.recipe
     if recipe.start_from is not None:
         return transfer.model_to_start_from(recipe, settings.train, len(tokenizer))
-    config = _model_config(recipe, recipe.size, len(tokenizer), settings.train)
+    config = model_config(recipe, recipe.size, len(tokenizer), settings.train)
     special = {
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,

@@ -30,7 +30,7 @@ def runs(
     malmoi runs
     malmoi runs runs/a runs/b --plot losses.png
     """
-    found = [_read(folder) for folder in _find(folders or [Path("runs")])]
+    found = [_read(folder) for folder in find_runs(folders or [Path("runs")])]
     if not found:
         raise MalmoiError(
             f"There is no run in {', '.join(map(str, folders or ['runs']))}: a run's folder holds {METRICS}. "
@@ -47,7 +47,7 @@ def runs(
             console().print(f"Drawn: {plot}", markup=False)
 
 
-def _find(places: list[Path]) -> list[Path]:
+def find_runs(places: list[Path]) -> list[Path]:
     """The folders of runs at or below the places, at most three levels deep."""
     chosen: dict[Path, None] = {}
     for place in places:

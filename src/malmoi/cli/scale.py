@@ -264,7 +264,7 @@ def _top(prepared: Prepared) -> ModelConfig:
     from malmoi.cli import pipeline
 
     recipe = prepared.settings.recipe
-    return pipeline._model_config(recipe, recipe.size, len(prepared.tokenizer), prepared.settings.train)
+    return pipeline.model_config(recipe, recipe.size, len(prepared.tokenizer), prepared.settings.train)
 
 
 def _counted(prepared: Prepared, config: ModelConfig) -> int:
@@ -313,11 +313,11 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 def _from_runs(places: list[Path]) -> list[_Measured]:
     """All finished runs at or below the places; they must have been measured on the same text in the same way."""
-    from malmoi.cli.runs import _find
+    from malmoi.cli.runs import find_runs
 
     found: list[_Measured] = []
     exams: dict[str, Path] = {}
-    for folder in _find(places):
+    for folder in find_runs(places):
         measured = _read(folder)
         if measured is not None:
             found.append(measured)

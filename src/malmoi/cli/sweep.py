@@ -98,7 +98,7 @@ def _space(over: str, settings: Any) -> tuple[tuple[Setting, ...], dict[str, Any
     values: dict[str, dict[str, Any]] = {"train": settings.train.model_dump()}
     records: dict[str, type[Config]] = {"train": TrainConfig}
     if recipe.start_from is None:
-        model = pipeline._model_config(recipe, recipe.size, settings.vocab_size, settings.train)
+        model = pipeline.model_config(recipe, recipe.size, settings.vocab_size, settings.train)
         values["model"], records["model"] = model.model_dump(), ModelConfig
     if recipe.lora is not None:
         values["lora"], records["lora"] = recipe.lora.model_dump(), LoraConfig
