@@ -43,6 +43,12 @@ def test_a_file_alone_says_what_the_network_is(layout: str, tmp_path: Path):
     assert again.config.tie_word_embeddings == model.config.tie_word_embeddings
 
 
+@pytest.mark.parametrize("layout", ["qwen3", "gpt2"])
+def test_the_norms_own_small_number_is_read_back(layout: str, tmp_path: Path):
+    model = build(layout, norm_eps=1e-3)  # neither network's usual one
+    assert gguf.load(write(model, tmp_path / "model.gguf")).config.norm_eps == 1e-3
+
+
 def test_stretched_positions_need_their_configuration(tmp_path: Path):
     path = write(build("llama3"), tmp_path / "model.gguf")
     with pytest.raises(MalmoiError, match="stretches"):

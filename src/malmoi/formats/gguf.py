@@ -330,6 +330,8 @@ def read_config(said: Mapping[str, Any], held: Container[str]) -> ModelConfig:
         raise MalmoiError(f"The GGUF architecture '{name}' is not one that Malmoi knows; known: {names}.")
     needs = {key: allowed[0] for key, allowed in known[0].needs.items() if len(allowed) == 1}
     given = {ours: said.get(theirs.format(arch=name)) for theirs, ours in _READ.items()}
+    norm = "layer_norm_rms_epsilon" if "rms_norm" in known[0].needs["norm"] else "layer_norm_epsilon"
+    given["norm_eps"] = said.get(f"{name}.attention.{norm}")
     if known[0].name == "llama":
         given |= {"attention_bias": "blk.0.attn_output.bias" in held, "mlp_bias": "blk.0.ffn_up.bias" in held}
     tokens, hidden, heads = said.get("tokenizer.ggml.tokens"), given["hidden_size"], given["num_attention_heads"]
