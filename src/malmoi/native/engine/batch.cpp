@@ -49,6 +49,18 @@ void check_row(const Model &model, const malmoi_batch &b, int64_t r, std::vector
   end = b.positions[r] + 1;
 }
 
+// Which rows the last layer is computed for, and the tiles that hold one of them.
+void narrow(Plan &plan, const malmoi_batch &b, int64_t group) {
+  plan.last_rows.assign(b.wanted_rows, b.wanted_rows + b.wanted);
+  std::sort(plan.last_rows.begin(), plan.last_rows.end());
+  plan.last_rows.erase(std::unique(plan.last_rows.begin(), plan.last_rows.end()), plan.last_rows.end());
+  plan.narrowed = static_cast<int64_t>(plan.last_rows.size()) < b.rows;
+  if (!plan.narrowed) return;
+  for (const int32_t row : plan.last_rows)
+    for (int64_t i = 0; i < group; i += QUERIES)
+      plan.last_tiles.push_back({row, i, static_cast<int>(std::min<int64_t>(QUERIES, group - i))});
+}
+
 }  // namespace
 
 Plan checked(const Model &model, const malmoi_cache &cache, const malmoi_batch &b, Scratch &scratch) {
@@ -81,6 +93,7 @@ Plan checked(const Model &model, const malmoi_cache &cache, const malmoi_batch &
       place = scratch.steps;
     }
     const int64_t queries = (last - first) * group;
+    plan.apart = plan.apart && last - first == 1 && queries <= QUERIES;
     for (int64_t i = 0; i < queries; i += QUERIES) {
       const int64_t count = std::min<int64_t>(QUERIES, queries - i);
       plan.tiles.push_back({first, i, static_cast<int>(count)});
@@ -88,6 +101,7 @@ Plan checked(const Model &model, const malmoi_cache &cache, const malmoi_batch &
       plan.span = std::max(plan.span, padded(b.positions[first + (i + count - 1) / group] + 1, BLOCK) - from);
     }
   }
+  narrow(plan, b, group);
   return plan;
 }
 

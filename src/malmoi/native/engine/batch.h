@@ -14,6 +14,12 @@ struct QueryTile {
 
 struct Plan {
   std::vector<QueryTile> tiles;
+  // Of the last layer only what the wanted logits are made of is needed: these rows, ascending, and their tiles. None:
+  // all of them.
+  std::vector<int32_t> last_rows;
+  std::vector<QueryTile> last_tiles;
+  bool narrowed = false;  // last_rows holds
+  bool apart = true;      // no row sees another row of this step: each sequence has one, in one tile
   int64_t span = 0;  // the most positions that a tile looks at
 };
 

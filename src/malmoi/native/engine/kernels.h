@@ -70,7 +70,7 @@ struct Kernels {
   const char *name;
   void (*embed)(const Matrix &table, int64_t row, float *out);
   bool (*norm)(const Norm &, const float *x, float *out);  // false: not finite
-  bool (*quantise)(const Rows &, int64_t row, int64_t size);
+  bool (*quantise)(const Rows &, int64_t row, int64_t to, int64_t size);  // the bytes of row `to`
   void (*linear)(const Matrix &, const Rows &in, const Work &, float *out, int64_t stride, bool add);
   void (*feed)(const Matrix *gate, const Matrix &up, const Rows &in, const Work &, float *out, int64_t stride,
                int activation, float limit);

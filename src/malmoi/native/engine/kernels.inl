@@ -66,9 +66,25 @@ inline F bounded_gate(F gate, F up, float limit) {
 // ------------------------------------------------------------------------------------------------- blocks of weights
 //
 // One row at a time is limited by the memory: weights are read as one stream, block after block, which the CPU foresees
-// by itself. Asking for them ahead in software, or reading two blocks side by side, made it a third slower.
+// by itself. Asking for them ahead in software, or reading two blocks side by side, made it a third slower. Several rows
+// read the same stream more slowly, and there the CPU's foresight fails: it came to half of what memory and arithmetic
+// allow. So from PREFETCHED rows on, every line that is read asks for one further on: in the only tile of rows 8 kB
+// ahead (4 kB won little); where there are more tiles, each asks for its share of the next block. Into the second-level
+// cache: asking for the first ties up the few places where its misses wait.
+
+constexpr int PREFETCHED = 4;
+constexpr uintptr_t AHEAD = 8192;
+
+inline void prefetch(uintptr_t place) {
+#if defined(__GNUC__)
+  __builtin_prefetch(reinterpret_cast<const void *>(place), 0, 2);
+#else
+  static_cast<void>(place);
+#endif
+}
 
 struct Tile {
+  uintptr_t ahead, step;  // what to ask for at the first line of the block, and how far on at each further line
   const float *x[MOST_ROWS];
   const int8_t *bytes[MOST_ROWS];
   const float *scales[MOST_ROWS];
@@ -76,12 +92,23 @@ struct Tile {
   int64_t to[MOST_ROWS];
 };
 
+// Called for each line of weights that R rows read.
+template <int R> inline void look_ahead(uintptr_t &ahead, const Tile &tile) {
+  if constexpr (R >= PREFETCHED) {
+    prefetch(ahead);
+    ahead += tile.step;
+  }
+}
+
 // Even and odd inputs are summed apart: two chains of additions run at once.
 template <int R> inline void dot_float32(const uint8_t *w, const Tile &tile, int64_t inputs, F *out) {
   const float *weights = reinterpret_cast<const float *>(w);
   F even[R], odd[R];
+  uintptr_t ahead = tile.ahead;
   for (int r = 0; r < R; ++r) even[r] = odd[r] = zero();
   for (int64_t k = 0; k < inputs; k += 2, weights += 2 * LANES) {
+    look_ahead<R>(ahead, tile);
+    look_ahead<R>(ahead, tile);
     const F first = load(weights), second = load(weights + LANES);
     for (int r = 0; r < R; ++r) {
       even[r] = fma(first, set1(tile.x[r][k]), even[r]);
@@ -93,8 +120,10 @@ template <int R> inline void dot_float32(const uint8_t *w, const Tile &tile, int
 
 template <int R> inline void dot_bfloat16(const uint8_t *w, const Tile &tile, int64_t inputs, F *out) {
   F even[R], odd[R];
+  uintptr_t ahead = tile.ahead;
   for (int r = 0; r < R; ++r) even[r] = odd[r] = zero();
   for (int64_t k = 0; k < inputs; k += 2, w += 4 * LANES) {
+    look_ahead<R>(ahead, tile);
     F first, second;
     load_pairs(w, first, second);
     for (int r = 0; r < R; ++r) {
@@ -111,6 +140,7 @@ template <int R> constexpr int CHAINS = R == 1 ? 4 : R < 4 ? 2 : 1;
 template <int R> inline void dot_int8(const uint8_t *w, const Tile &tile, int64_t groups, F *out) {
   constexpr int C = CHAINS<R>;
   F total[R];
+  uintptr_t ahead = tile.ahead;
   for (int r = 0; r < R; ++r) total[r] = zero();
   for (int64_t g = 0; g < groups; ++g) {
     I sum[R][C];
@@ -118,6 +148,7 @@ template <int R> inline void dot_int8(const uint8_t *w, const Tile &tile, int64_
       for (int c = 0; c < C; ++c) sum[r][c] = iset1(c ? 0 : -BYTE_OFFSET * tile.sums[r][g]);
     for (int k = 0; k < 16; k += C)
       for (int c = 0; c < C; ++c, w += 64) {
+        look_ahead<R>(ahead, tile);
         const Bytes weights = prepared8(load_bytes(w));
         for (int r = 0; r < R; ++r) sum[r][c] = dot8(sum[r][c], weights, tile.bytes[r] + g * GROUP + 4 * (k + c));
       }
@@ -133,12 +164,14 @@ template <int R>
 inline void dot_int4(const uint8_t *w, const uint16_t *scales, const Tile &tile, int64_t groups, F *out) {
   constexpr int C = CHAINS<R> > 1 ? 2 : 1;
   F total[R];
+  uintptr_t ahead = tile.ahead;
   for (int r = 0; r < R; ++r) total[r] = zero();
   for (int64_t g = 0; g < groups; ++g, scales += LANES) {
     I sum[R][C];
     for (int r = 0; r < R; ++r)
       for (int c = 0; c < C; ++c) sum[r][c] = iset1(c ? 0 : -8 * tile.sums[r][g]);
     for (int k = 0; k < 8; ++k, w += 64) {
+      look_ahead<R>(ahead, tile);
       const Bytes both = load_bytes(w), low = low_halves(both), high = high_halves(both);
       for (int r = 0; r < R; ++r) {
         const int8_t *x = tile.bytes[r] + g * GROUP + 8 * k;
@@ -198,21 +231,25 @@ template <int R, class Make> inline void with_rows(int count, const Tile &tile, 
   }
 }
 
-template <class Make> inline void each_tile(const Rows &in, const Work &work, Make make) {
+template <class Make> inline void each_tile(const Matrix &m, const Rows &in, const Work &work, Make make) {
+  const uintptr_t data = reinterpret_cast<uintptr_t>(m.data) + work.expert * m.expert_bytes;
   for (int64_t panel = 0; panel < work.rows; panel += PANEL) {
-    const int64_t end = work.rows < panel + PANEL ? work.rows : panel + PANEL;
-    for (int64_t block = work.first; block < work.last; ++block)
-      for (int64_t row = panel; row < end; row += ROWS) {
+    const int64_t end = work.rows < panel + PANEL ? work.rows : panel + PANEL, tiles = (end - panel + ROWS - 1) / ROWS;
+    for (int64_t block = work.first; block < work.last; ++block) {
+      Tile tile;
+      tile.ahead = data + block * m.block_bytes + (tiles == 1 ? AHEAD : m.block_bytes);
+      tile.step = 64 / static_cast<uintptr_t>(tiles);
+      for (int64_t row = panel; row < end; row += ROWS, tile.ahead += m.block_bytes / tiles) {
         const int count = static_cast<int>(end - row < ROWS ? end - row : ROWS);
-        Tile tile;
         fill(tile, count, row, in, work);
         with_rows<ROWS>(count, tile, block, make);
       }
+    }
   }
 }
 
 void linear(const Matrix &m, const Rows &in, const Work &work, float *out, int64_t stride, bool adds) {
-  each_tile(in, work, [&](auto rows, const Tile &tile, int64_t block) {
+  each_tile(m, in, work, [&](auto rows, const Tile &tile, int64_t block) {
     constexpr int R = decltype(rows)::value;
     F made[R];
     products<R>(m, work.expert, block, tile, made);
@@ -226,7 +263,7 @@ void linear(const Matrix &m, const Rows &in, const Work &work, float *out, int64
 
 void feed(const Matrix *gate, const Matrix &up, const Rows &in, const Work &work, float *out, int64_t stride,
           int activation, float limit) {
-  each_tile(in, work, [&](auto rows, const Tile &tile, int64_t block) {
+  each_tile(up, in, work, [&](auto rows, const Tile &tile, int64_t block) {
     constexpr int R = decltype(rows)::value;
     F made[R], opened[R];
     products<R>(up, work.expert, block, tile, made);
@@ -298,7 +335,7 @@ bool norm(const Norm &n, const float *x, float *out) {
 }
 
 // A group's largest number becomes 127. NaN and infinity would vanish in bytes, so they are looked for here.
-bool quantise(const Rows &rows, int64_t row, int64_t size) {
+bool quantise(const Rows &rows, int64_t row, int64_t to_row, int64_t size) {
   const float *x = rows.x + row * rows.stride;
   F strange = zero();
   for (int64_t g = 0; g < padded(size, GROUP) / GROUP; ++g) {
@@ -311,9 +348,9 @@ bool quantise(const Rows &rows, int64_t row, int64_t size) {
     const float peak = largest(most), to = peak > 1e-30f ? 127.0f / peak : 0.0f;
     int32_t total = 0;
     for (int i = 0; i < 4; ++i)
-      total += store_bytes(rows.bytes + row * rows.byte_stride + g * GROUP + i * LANES, mul(part[i], set1(to)));
-    rows.scales[row * rows.group_stride + g] = peak / 127.0f;
-    rows.sums[row * rows.group_stride + g] = total;
+      total += store_bytes(rows.bytes + to_row * rows.byte_stride + g * GROUP + i * LANES, mul(part[i], set1(to)));
+    rows.scales[to_row * rows.group_stride + g] = peak / 127.0f;
+    rows.sums[to_row * rows.group_stride + g] = total;
   }
   return sum(strange) == 0.0f;
 }
@@ -345,22 +382,30 @@ void keep_value(uint16_t *values, const float *value, int64_t size, int64_t plac
 
 // -------------------------------------------------------------------------------------------------------- attention
 
-// The scores of Q queries with the 32 keys of a block: lanes are positions, so that no sum goes across lanes.
-template <int Q> inline void scores_of_block(const Queries &q, const uint16_t *keys, int64_t place) {
-  F left[Q], right[Q];
-  for (int i = 0; i < Q; ++i) left[i] = right[i] = zero();
-  for (int64_t d = 0; d < q.head_size; ++d) {
-    const F a = load_half(keys + d * BLOCK), b = load_half(keys + d * BLOCK + LANES);
-    for (int i = 0; i < Q; ++i) {
-      const F query = set1(q.query[i][d]);
-      left[i] = fma(a, query, left[i]);
-      right[i] = fma(b, query, right[i]);
+// The scores of Q queries with the 32 keys of each of B blocks: lanes are positions, so that no sum goes across lanes.
+// One query alone would wait for each of its additions; four blocks side by side keep the adders busy.
+template <int Q, int B> inline void scores_of_blocks(const Queries &q, int64_t begin, int64_t block) {
+  const uint16_t *keys[B];
+  F left[Q][B], right[Q][B];
+  for (int n = 0; n < B; ++n) {
+    keys[n] = q.cache + q.table[block / BLOCK + n] * q.block_stride;
+    for (int i = 0; i < Q; ++i) left[i][n] = right[i][n] = zero();
+  }
+  for (int64_t d = 0; d < q.head_size; ++d)
+    for (int n = 0; n < B; ++n) {
+      const F a = load_half(keys[n] + d * BLOCK), b = load_half(keys[n] + d * BLOCK + LANES);
+      for (int i = 0; i < Q; ++i) {
+        const F query = set1(q.query[i][d]);
+        left[i][n] = fma(a, query, left[i][n]);
+        right[i][n] = fma(b, query, right[i][n]);
+      }
     }
-  }
-  for (int i = 0; i < Q; ++i) {
-    store(q.scores + i * q.span + place, mul(left[i], set1(q.scale)));
-    store(q.scores + i * q.span + place + LANES, mul(right[i], set1(q.scale)));
-  }
+  for (int i = 0; i < Q; ++i)
+    for (int n = 0; n < B; ++n) {
+      float *place = q.scores + i * q.span + block - begin + n * BLOCK;
+      store(place, mul(left[i][n], set1(q.scale)));
+      store(place + LANES, mul(right[i][n], set1(q.scale)));
+    }
 }
 
 // Scores to weights, zero for what may not be seen; returns what the weighted sum is to be multiplied by. Chunks of
@@ -424,8 +469,10 @@ template <int Q> inline void attend_to(const Queries &q) {
     end = q.end[i] > end ? q.end[i] : end;
   }
   begin = begin / BLOCK * BLOCK, end = padded(end, BLOCK);
-  for (int64_t block = begin; block < end; block += BLOCK)
-    scores_of_block<Q>(q, q.cache + q.table[block / BLOCK] * q.block_stride, block - begin);
+  constexpr int64_t B = Q == 1 ? 4 : 1;
+  int64_t block = begin;
+  for (; block + B * BLOCK <= end; block += B * BLOCK) scores_of_blocks<Q, B>(q, begin, block);
+  for (; block < end; block += BLOCK) scores_of_blocks<Q, 1>(q, begin, block);
   float factor[Q];
   for (int i = 0; i < Q; ++i) factor[i] = softmax(q, i, begin, end);
   int64_t d = 0;

@@ -27,11 +27,17 @@ class Team {
   // Inside a job: nobody goes on before all have come. Work that was handed out by `next` begins anew.
   void barrier();
 
-  // Inside a job: the next piece of at most `piece` of `count` things; false when none is left since the last barrier.
-  bool next(int64_t count, int64_t piece, int64_t &first, int64_t &last) {
-    first = handed_.fetch_add(piece, std::memory_order_relaxed);
-    last = first + piece < count ? first + piece : count;
-    return first < count;
+  // Inside a job: the next piece of `count` things; false when none is left since the last barrier. Large pieces first,
+  // then ever smaller ones, but not below `least`: nobody waits long for the one who took the last.
+  bool next(int64_t count, int64_t least, int64_t &first, int64_t &last) {
+    first = handed_.load(std::memory_order_relaxed);
+    do {
+      if (first >= count) return false;
+      const int64_t piece = size_ == 1 ? count : (count - first) / (2 * size_);
+      last = first + (piece > least ? piece : least);
+      if (last > count) last = count;
+    } while (!handed_.compare_exchange_weak(first, last, std::memory_order_relaxed));
+    return true;
   }
 
  private:
