@@ -216,7 +216,7 @@ def _rates(contestants: dict[str, Turns]) -> list[str]:
             row = [loss.get((width, which, factor), loss.get((width, "learning_rate", factor))) for factor in factors]
             if which != "learning_rate":
                 row = [loss.get((width, which if factor != 1.0 else "learning_rate", factor)) for factor in factors]
-            best = min(value for value in row if value is not None)
+            best = min((value for value in row if value is not None), default=None)
             shown = [("" if v is None else f"**{v:.4f}**" if v == best else f"{v:.4f}") for v in row]
             rows.append((str(width), *shown))
         lines += ["", f"### {told}", *_table(("width", *(f"{base * factor:g}" for factor in factors)), rows)]
