@@ -164,7 +164,11 @@ def _clock(text: str, contestants: dict[str, Turns]) -> list[str]:
             bits = _mean(turns, "bits_per_byte", "{:.3f}")
             cells.append(f"{bits} ({tokens} tokens, {core} s of a core)" if turns else "not measured yet")
         rows.append((name, *cells))
-    return ["", f"### {text}", *_table(("contestant", *minutes), rows)]
+    told = (
+        "All learned at the same time, one thread each, on a machine with other work; how much of a core each got in "
+        "its minutes stands beside its result."
+    )
+    return ["", f"### {text}", "", told, *_table(("contestant", *minutes), rows)]
 
 
 def _ablations(contestants: dict[str, Turns]) -> list[str]:
