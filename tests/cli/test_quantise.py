@@ -35,3 +35,30 @@ def test_a_folder_that_is_there_is_not_replaced(malmoi, finished_run, tmp_path):
 
 def test_a_folder_that_is_no_model_is_refused(malmoi, tmp_path):
     malmoi("quantise", tmp_path).is_one_clear_error(str(tmp_path))
+
+
+def test_a_text_is_calibrated_on_and_another_measured(malmoi, finished_run, corpus, tmp_path):
+    outcome = malmoi("quantise", finished_run, "--to", "int4", "--text", corpus, "--out", tmp_path / "a", "--json")
+    assert outcome.code == 0, outcome.err
+    said = json.loads(outcome.out)
+    assert set(said["lost"]) == {"attention", "feed-forward"}
+    assert said["bits_per_byte"] == pytest.approx(said["bits_per_byte_before"], rel=0.05)
+    outcome = malmoi(
+        *("quantise", finished_run, "--to", "int4", "--text", corpus, "--held-out", corpus, "--out", tmp_path / "b")
+    )
+    assert "held-out bits a byte" in outcome.out
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() != (tmp_path / "b" / "model.safetensors").read_bytes()
+
+
+def test_rounding_to_the_nearest_needs_no_text(malmoi, finished_run, tmp_path):
+    outcome = malmoi("quantise", finished_run, "--method", "nearest", "--out", tmp_path / "small", "--json")
+    assert "lost" not in json.loads(outcome.out)
+
+
+def test_texts_that_cannot_be_used_are_refused(malmoi, finished_run, tmp_path):
+    (tmp_path / "one.txt").write_text("A single line.")
+    wish = ("quantise", finished_run, "--out", tmp_path / "small")
+    malmoi(*wish, "--text", tmp_path / "one.txt").is_one_clear_error("--held-out")
+    malmoi(*wish, "--text", tmp_path / "none.txt").is_one_clear_error("none.txt")
+    malmoi(*wish, "--text", tmp_path / "one.txt", "--held-out", tmp_path / "one.txt").is_one_clear_error("too few")
+    assert not (tmp_path / "small").exists()

@@ -22,15 +22,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from malmoi.config import MalmoiError
 from malmoi.data.corpus import Document
+from malmoi.generate.backend import Backend
 from malmoi.tokens import chat
 
 if TYPE_CHECKING:
@@ -52,7 +55,7 @@ class _Sequence:
 
 
 def bits_per_byte(
-    model: GPT4LMHeadModel,
+    model: GPT4LMHeadModel | Backend,
     tokenizer: GPT4Tokenizer,
     documents: Iterable[Document | str],
     *,
@@ -60,7 +63,7 @@ def bits_per_byte(
     batch_tokens: int = BATCH_TOKENS,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, float | int]:
-    """Measure a model on documents (texts or `Document`s) by the protocol at the top of this module.
+    """Measure a model, or the backend of an engine, on documents (texts or `Document`s) by the protocol above.
 
     Returns `bits_per_byte`, `loss` (nats a token), `perplexity` (per token), `perplexity_per_byte`,
     `perplexity_per_word` (words are what spaces separate; an agglutinating language has few and long ones), and what
@@ -73,23 +76,20 @@ def bits_per_byte(
         documents = [documents]
     special = frozenset(tokenizer.special_tokens.values())
     sizes = [0 if token in special else len(tokenizer.token_bytes(token)) for token in range(len(tokenizer))]
-    _require_fit(model, sizes)
+    reader = _TorchReader(model) if isinstance(model, torch.nn.Module) else _BackendReader(model)
+    _require_fit(reader.vocab_size, sizes)
     nats, tokens, size, words, read = 0.0, 0, 0, 0, 0
-    was_training = model.training
-    model.eval()
-    try:
+    with reader.reading():
         for sequences in _sequences(tokenizer, documents, special, count_eos):
             read += len(sequences)
             words += sum(sequence.words for sequence in sequences)
-            for ids, targets in _batches(sequences, model.config.max_position_embeddings, batch_tokens):
-                nats += _nats(model, ids, targets)
+            for ids, targets in _batches(sequences, reader.context, batch_tokens):
+                nats += reader.nats(ids, targets)
                 found = targets[targets >= 0].tolist()
                 tokens += len(found)
                 size += sum(sizes[token] for token in found)
             if progress is not None:
                 progress(read, size)
-    finally:
-        model.train(was_training)
     if not tokens or not size:
         raise MalmoiError(
             f"There is nothing to measure: {read} document{'s' * (read != 1)} with text were given, and none has two "
@@ -114,10 +114,10 @@ def _exp(nats: float) -> float:
     return math.exp(nats) if nats < 700 else math.inf
 
 
-def _require_fit(model: GPT4LMHeadModel, sizes: Sequence[int]) -> None:
-    if len(sizes) > model.config.vocab_size:
+def _require_fit(vocab_size: int, sizes: Sequence[int]) -> None:
+    if len(sizes) > vocab_size:
         raise MalmoiError(
-            f"The tokenizer has {len(sizes)} tokens, but the model's vocabulary only {model.config.vocab_size}. "
+            f"The tokenizer has {len(sizes)} tokens, but the model's vocabulary only {vocab_size}. "
             "Use the tokenizer that was saved with the model."
         )
 
@@ -215,17 +215,66 @@ def _batches(sequences: Sequence[_Sequence], context: int, batch_tokens: int) ->
         yield ids, targets
 
 
-@torch.inference_mode()
-def _nats(model: GPT4LMHeadModel, ids: Tensor, targets: Tensor) -> float:
-    """The sum of -log p over all targets, the logits never held all at once."""
-    device = model.device
-    hidden = model.hidden_states(ids.to(device))  # (B, T, D)
-    targets = targets.to(device)
-    hidden, targets = hidden[targets >= 0], targets[targets >= 0]  # (N, D), (N,)
-    total = 0.0
-    rows = max(64, _LOGITS // model.config.vocab_size)
-    for some, wanted in zip(hidden.split(rows), targets.split(rows), strict=True):
-        logits = model.lm_head(some).float()  # (rows, V)
-        chosen = logits.gather(1, wanted.unsqueeze(1)).squeeze(1)
-        total += float((logits.logsumexp(1) - chosen).double().sum())
-    return total
+# ------------------------------------------------------------------- who reads
+
+
+class _TorchReader:
+    """The model itself."""
+
+    def __init__(self, model: GPT4LMHeadModel) -> None:
+        self.model = model
+        self.vocab_size, self.context = model.config.vocab_size, model.config.max_position_embeddings
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train(was_training)
+
+    @torch.inference_mode()
+    def nats(self, ids: Tensor, targets: Tensor) -> float:
+        """The sum of -log p over all targets, the logits never held all at once."""
+        model, device = self.model, self.model.device
+        hidden = model.hidden_states(ids.to(device))  # (B, T, D)
+        targets = targets.to(device)
+        hidden, targets = hidden[targets >= 0], targets[targets >= 0]  # (N, D), (N,)
+        total = 0.0
+        rows = max(64, _LOGITS // self.vocab_size)
+        for some, wanted in zip(hidden.split(rows), targets.split(rows), strict=True):
+            total += _surprise(model.lm_head(some), wanted)
+        return total
+
+
+class _BackendReader:
+    """A backend with a cache in blocks: a window at a time, in pieces of some rows."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.vocab_size = backend.vocab_size
+        self.context = min(backend.max_position, backend.num_blocks * backend.block_size)
+
+    def reading(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def nats(self, ids: Tensor, targets: Tensor) -> float:
+        size, rows = self.backend.block_size, max(64, _LOGITS // self.vocab_size)
+        total = 0.0
+        for sequence, wanted in zip(ids.numpy().astype(np.int32), targets.numpy(), strict=True):
+            length = int(np.flatnonzero(wanted >= 0)[-1]) + 1  # what stands behind is padding
+            table = np.arange(-(-length // size), dtype=np.int32)[None]
+            for begin in range(0, length, rows):
+                places = np.arange(begin, min(begin + rows, length), dtype=np.int32)
+                asked = np.flatnonzero(wanted[places] >= 0).astype(np.int32)
+                logits = self.backend.step(sequence[places], places, np.zeros_like(places), table, asked)
+                total += _surprise(torch.from_numpy(logits), torch.from_numpy(wanted[places[asked]]))
+        return total
+
+
+def _surprise(logits: Tensor, wanted: Tensor) -> float:
+    """The sum of -log p of the tokens `wanted` (N,) under logits (N, V)."""
+    logits = logits.float()
+    chosen = logits.gather(1, wanted.unsqueeze(1)).squeeze(1)
+    return float((logits.logsumexp(1) - chosen).double().sum())

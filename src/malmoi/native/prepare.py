@@ -9,7 +9,7 @@ into the probabilities (int4 models keep an int8 head unless told otherwise).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,9 +55,11 @@ def description_of(model: GPT4LMHeadModel) -> tuple[Description, NDArray[np.floa
 
 
 def packed_tensors(
-    model: GPT4LMHeadModel, kind: Kind, head: Kind
+    model: GPT4LMHeadModel, kind: Kind, head: Kind, rounded: Mapping[str, Packed] | None = None
 ) -> Iterator[tuple[str, Packed | NDArray[np.float32]]]:
     """Every tensor that the engine reads, packed one after another as they are asked for.
+
+    `rounded`: matrices that are packed already (`malmoi.native.calibration`).
 
     Raises `MalmoiError` for weights that are not finite, or that are not the model's own (an adapter's).
     """
@@ -78,6 +80,8 @@ def packed_tensors(
         numbers = _numbers(tensor.name, state[tensor.name])
         if tensor.form == "vector":
             yield tensor.name, numbers
+        elif rounded and tensor.name in rounded:
+            yield tensor.name, rounded[tensor.name]
         else:
             yield tensor.name, _packed(tensor, numbers, kind, head)
 
@@ -108,14 +112,25 @@ def head_kind(kind: Kind, head: str | None) -> Kind:
     return Kind.INT8 if kind == Kind.INT4 else kind
 
 
-def prepare(model: GPT4LMHeadModel, to: str = "bfloat16", head: str | None = None) -> Opened:
+def prepare(
+    model: GPT4LMHeadModel, to: str = "bfloat16", head: str | None = None, rounded: Mapping[str, Packed] | None = None
+) -> Opened:
     """A torch model for the engine, in memory; `to` and `head`: float32, bfloat16, int8 or int4."""
     kind = kind_named(to)
-    return Opened(description_of(model)[0], dict(packed_tensors(model, kind, head_kind(kind, head))))
+    return Opened(description_of(model)[0], dict(packed_tensors(model, kind, head_kind(kind, head), rounded)))
 
 
-def quantise(model: GPT4LMHeadModel, source: Path, target: Path, to: str = "int8", head: str | None = None) -> int:
+def quantise(
+    model: GPT4LMHeadModel,
+    source: Path,
+    target: Path,
+    to: str = "int8",
+    head: str | None = None,
+    rounded: Mapping[str, Packed] | None = None,
+) -> int:
     """Write a model as a quantised folder, all at once, with the tokenizer and other files of `source`.
+
+    `rounded`: matrices that `malmoi.native.calibration` has rounded; the others are rounded to the nearest here.
 
     Returns the bytes of the weights. Raises `MalmoiError` when the disk refuses, when the target is there already, or
     for a model that the engine does not compute.
@@ -141,7 +156,7 @@ def quantise(model: GPT4LMHeadModel, source: Path, target: Path, to: str = "int8
     }
     target.parent.mkdir(parents=True, exist_ok=True)
     with replaced(target) as new:
-        write_weights(new / WEIGHTS, packed_tensors(model, kind, headed))
+        write_weights(new / WEIGHTS, packed_tensors(model, kind, headed, rounded))
         carry(source, new, but_not=_NOT_CARRIED | {path.name for path in source.glob("model-*.safetensors")})
         (new / CONFIG).write_text(json.dumps(said, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return (target / WEIGHTS).stat().st_size
