@@ -143,12 +143,12 @@ def _calibrated(model: GPT4LMHeadModel, tokenizer: GPT4Tokenizer, to: str, learn
     from malmoi.native.calibration import calibrated
     from malmoi.native.prepare import kind_named
 
-    ids = _ids(model, tokenizer, learn) if learn else own_text(model)
+    ids = calibration_ids(model, tokenizer, learn) if learn else own_text(model)
     with working("rounding block") as progress:
         return calibrated(model, kind_named(to), ids, progress)
 
 
-def _ids(model: GPT4LMHeadModel, tokenizer: GPT4Tokenizer, documents: list[Document]) -> Any:
+def calibration_ids(model: GPT4LMHeadModel, tokenizer: GPT4Tokenizer, documents: list[Document]) -> Any:
     """The documents one after another, cut into rows of the model's context: a tensor (B, T)."""
     import torch
 
