@@ -92,9 +92,16 @@ RECIPES_256: dict[str, dict[str, Any]] = {
             "head_dim": 64,
             "intermediate_size": 704,
             "max_position_embeddings": 256,
-            "residual_dropout": 0.1,
         },
-        "train": {"sequence_length": 256, "per_device_train_batch_size": 16, "max_steps": 900, "decay_steps": 0.6},
+        "train": {
+            "sequence_length": 256,
+            "per_device_train_batch_size": 16,
+            "max_steps": 800,
+            "decay_steps": 0.6,
+            "matrix_learning_rate": 0.03,
+            "muon_momentum": 0.9,
+            "short_rows_steps": 0.3,
+        },
     },
 }
 NANOGPT_CPU = [
