@@ -19,8 +19,6 @@ from malmoi.config import MalmoiError
 from malmoi.plan.work import Work
 
 Recompute = Literal["none", "selective", "full"]
-Overlap = Literal["none", "data", "tensor", "expert"]
-OVERLAPS: tuple[Overlap, ...] = ("none", "data", "tensor", "expert")
 Precision = Literal["fp32", "fp16", "bf16", "fp8"]
 MOST_TOKENS = 1e18
 
@@ -29,8 +27,8 @@ MOST_TOKENS = 1e18
 class Training:
     """What is trained with: everything of a run that is not the model, the machine or the layout.
 
-    `scores`: attention writes its table of scores (before FlashAttention, 2022). `overlap`: what communication the
-    software hides behind computing; each word includes those before it.
+    `scores`: attention writes its table of scores (before FlashAttention, 2022); `overlap`: the software hides
+    communication behind computing; `rails`: a collective over nodes uses every network card of a node.
     """
 
     batch: int  # rows of an update, all devices together
@@ -39,7 +37,8 @@ class Training:
     optimizer: Literal["adamw", "muon"] = "adamw"
     scores: bool = False
     dropout: bool = False
-    overlap: Overlap = "tensor"
+    overlap: bool = True
+    rails: bool = True
     gradient_bytes: int = 4
     lora_rank: int = 0  # 0: all weights learn
 
@@ -47,10 +46,6 @@ class Training:
     def tokens(self) -> int:
         """Of one update."""
         return self.batch * self.sequence
-
-    def hides(self, what: Overlap) -> bool:
-        """Is this kind of communication behind computing?"""
-        return OVERLAPS.index(self.overlap) >= OVERLAPS.index(what)
 
     @property
     def bytes(self) -> int:

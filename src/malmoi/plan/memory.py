@@ -96,17 +96,17 @@ def states(work: Work, layout: Layout, training: Training, stage: int) -> tuple[
 def kept(layer: LayerWork, work: Work, layout: Layout, training: Training) -> float:
     """Bytes that the backward pass of one layer needs for each token of a micro-batch, nothing recomputed."""
     a, t, w = training.bytes, layout.tensor, work.width
-    i = 1 if training.precision == "fp8" else a  # bytes of what goes into a product: it is kept as it was multiplied
-    between = 2 * w * (a + i) + (2 * w if training.dropout else 0)  # what goes into and out of norms; dropout's masks
+    between = 4 * w * a + (2 * w if training.dropout else 0)  # what goes into and out of two norms; dropout's masks
     between /= t if layout.sequence_parallel else 1
-    heads = layer.heads * (layer.key_dim * a + layer.value_dim * i) / t
+    heads = layer.heads * (layer.key_dim + layer.value_dim) / t
     keys = layer.kv_heads * (layer.key_dim + layer.value_dim) / min(t, layer.kv_heads)
     latent = sum(each.outputs for each in layer.dense if each.cut == "none" and each.name != "router")
-    inside = (2 if layer.gated else 1) * a + i  # for each of the hidden numbers: before the activation, and after
-    total = between + heads + a * (keys + latent) + inside * layer.dense_hidden / t + scores(layer, layout, training)
-    if layer.experts:  # the router's weights are applied inside, so that what experts return need not be kept
+    vectors = 3 if layer.gated else 2
+    inside = vectors * layer.dense_hidden / t
+    total = between + a * (heads + keys + latent + inside) + scores(layer, layout, training)
+    if layer.experts:
         share = 1 / t if layout.sequence_parallel else 1.0
-        total += layer.per_token * share * (i * w + inside * layer.expert_hidden) + 4 * layer.experts * share
+        total += layer.per_token * share * a * (2 * w + vectors * layer.expert_hidden) + 4 * layer.experts * share
     return total
 
 

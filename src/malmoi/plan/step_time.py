@@ -17,11 +17,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from malmoi.plan.hardware import Device
-from malmoi.plan.layout import Layout, Overlap, Training
+from malmoi.plan.layout import Layout, Training
 from malmoi.plan.memory import parameters, stage_layers, states
 from malmoi.plan.work import LayerWork, Matmul, Work
 
-REFERENCE = 312e12  # an A100's peak: the machine on which `Physics.depth` is counted
+FP8_MATMULS = 3  # operands of a product that are rounded to fp8: activations, weights, gradients
 BACKWARD = 1.5  # bytes of the elementwise backward pass, for each of the forward pass
 FLASH_BACKWARD = 2.5  # five products where the forward pass has two
 
@@ -34,15 +34,12 @@ class Physics:
     fp8: float = 0.70  # of the same fraction of the fp8 rate
     flash: float = 0.55  # of the achievable rate, in fused attention
     memory: float = 0.85  # of the memory bandwidth
-    depth: float = 100.0  # of a sum's terms, on an A100: what filling and emptying the multipliers costs
     traffic: float = 0.5  # of a product's bytes that do not hide behind its operations
     intra: float = 0.75  # of the fast link inside a node
-    inter: float = 0.88  # of a network card
-    rails: float = 0.1  # of the other network cards that a collective over whole nodes could use, and does
+    inter: float = 0.80  # of a network card
     hide: float = 0.85  # of communication, where the software overlaps it
     kernel: float = 4e-6  # seconds between two kernels
     hop: float = 4e-6  # seconds of one step around a ring
-    route: float = 2e-7  # seconds of sorting and placing for each token that an expert gets, forward and backward
     straggle: float = 0.004  # of the time, for every doubling of the nodes
 
 
@@ -121,10 +118,6 @@ class Clock:
         """Of a micro-batch on one device."""
         return self.layout.micro_batch * self.training.sequence / self.layout.context
 
-    def visible(self, kind: Overlap) -> float:
-        """The part of this communication that nothing hides."""
-        return 1 - self.physics.hide if self.training.hides(kind) else 1.0
-
     @property
     def bandwidth(self) -> float:
         return self.device.bandwidth * self.physics.memory
@@ -146,8 +139,7 @@ class Clock:
         moved = a * (rows * inputs + inputs * outputs + rows * outputs)
         if accumulate:  # a gradient of weights is added to a sum in fp32
             moved += (2 * self.training.gradient_bytes - a) * rows * outputs
-        filling = self.physics.depth * self.device.bf16 / REFERENCE  # faster multipliers, longer to fill
-        seconds = 2.0 * rows * (inputs + filling) * outputs / rate
+        seconds = 2.0 * rows * inputs * outputs / rate
         return seconds, (self.physics.traffic * moved + rounding) / self.bandwidth
 
     def products(self, matmuls: tuple[Matmul, ...], rows: float, cut: int, backward: bool, copies: int = 1) -> _Tally:
@@ -211,7 +203,6 @@ class Clock:
         tokens = self.tokens / (layout.tensor if layout.sequence_parallel else 1)
         rows = tokens * layer.per_token / here
         found = self.products(layer.expert, rows, 1, backward, copies=math.ceil(here))
-        found.expert = self.physics.route / 2 * rows * here
         if layout.expert > 1:
             near = min(layout.expert, self.device.node)
             nodes = layout.expert / near
@@ -221,14 +212,14 @@ class Clock:
             message = tokens * self.work.width * a
             seconds = message * inside / (self.device.intra * self.physics.intra)
             seconds += message * away / (self.device.inter * self.physics.inter)
-            found.expert += 2 * (seconds + self.physics.hop * math.log2(layout.expert)) * self.visible("expert")
+            found.expert = 2 * (seconds + self.physics.hop * math.log2(layout.expert))
         return found
 
     def exchange(self, layer: LayerWork, backward: bool) -> _Tally:
         """Tensor parallelism's sums (two in each direction) and context parallelism's keys and values."""
         layout, a = self.layout, self.training.bytes
         found = _Tally()
-        visible = self.visible("tensor")
+        visible = 1 - self.physics.hide if self.training.overlap else 1.0
         if layout.tensor > 1:
             message = self.tokens * self.work.width * a
             found.tensor = visible * 2 * self.ring(2 * message, layout.tensor, 1)
@@ -242,7 +233,7 @@ class Clock:
             found.context = visible * times * self.ring(message, layout.context, layout.tensor)
         return found
 
-    def ring(self, bytes_moved: float, members: int, stride: int) -> float:
+    def ring(self, bytes_moved: float, members: int, stride: int, rails: bool = True) -> float:
         """Seconds of a collective in which each member receives nearly `bytes_moved`; members lie `stride` apart."""
         if members <= 1 or not bytes_moved:
             return 0.0
@@ -251,7 +242,7 @@ class Clock:
         fast = self.device.intra * self.physics.intra
         seconds = bytes_moved * (near - 1) / near / fast + self.physics.hop * (near - 1)
         if nodes > 1:
-            cards = 1 + (near - 1) * self.physics.rails
+            cards = near if rails else 1
             slow = self.device.inter * self.physics.inter * cards
             across = bytes_moved * (nodes - 1) / nodes / slow
             seconds = max(seconds, across) + self.physics.hop * 2 * math.log2(nodes)
@@ -330,7 +321,7 @@ class Clock:
         message = self.tokens * self.work.width * self.training.bytes / layout.tensor
         far = layout.devices > self.device.node
         link = self.device.inter * self.physics.inter if far else self.device.intra * self.physics.intra
-        visible = self.visible("data")
+        visible = 1 - self.physics.hide if self.training.overlap else 1.0
         return 2 * layout.interleave * (message / link + self.physics.hop) * visible
 
     def _data(self, slowest: _Tally, pieces: int) -> tuple[float, float]:
@@ -351,14 +342,14 @@ class Clock:
         ):
             if layout.zero == 3:
                 passes = (3 if layout.recompute == "full" else 2) * weight + gradient
-                total += pieces * self.ring(number * passes, members, apart)
+                total += pieces * self.ring(number * passes, members, apart, training.rails)
             else:
                 both = gradient + (weight if layout.zero else gradient)
-                total += self.ring(number * both, members, apart)
+                total += self.ring(number * both, members, apart, training.rails)
         if layout.zero == 3:
             computing = pieces * slowest.total
             return max(total - computing, 0) + (1 - self.physics.hide) * min(total, computing), nodes
-        if training.hides("data"):  # behind the last micro-batch's backward pass and the first one's forward pass
+        if training.overlap:  # behind the last micro-batch's backward pass and the first one's forward pass
             room = slowest.total / layout.interleave
             return max(total - room * self.physics.hide, (1 - self.physics.hide) * total), nodes
         return total, nodes
