@@ -1,10 +1,10 @@
 """A picture from anywhere as upright RGB pixels, and pixels as a picture again.
 
-A picture file is a program for a decoder, written by a stranger. So nothing is decoded before it is known what it is and
-how large it will become: the kind is told by the first bytes (PNG, JPEG or WebP; a name proves nothing), the size by the
-header, and only then are pixels made. What a file can say about its pixels in other ways (palettes, transparency, 16
-bits, printing inks, a camera held sideways) is resolved here, so that the rest of the house knows one form only:
-`uint8` arrays of shape (height, width, 3), on white.
+A picture file is a program for a decoder, written by a stranger. So nothing is decoded before it is known what it is
+and how large it will become: the kind is told by the first bytes (PNG, JPEG or WebP; a name proves nothing), the size
+by the header, and only then are pixels made. What a file can say about its pixels in other ways (palettes,
+transparency, 16 bits, printing inks, a camera held sideways) is resolved here, so that the rest of the house knows
+one form only: `uint8` arrays of shape (height, width, 3), on white.
 
 The tokenizer wants squares of one size. `fit` scales a picture into such a square and pads the rest with white; the
 `Box` that it occupies is all that is needed to take the padding off again (`to_picture`, `png`).
