@@ -3,7 +3,7 @@
     python benchmarks/quantise.py --data ../shared/data --minutes 6
     python benchmarks/quantise.py --model runs/books --only wide     (a run that is there already, under that name)
 
-Two models are trained on Gutenberg's children's books, the `nano` size and one twice as wide; or one that is there is
+Two models are trained on Gutenberg's children's books, the `nano` size and one twice its width; or one that is there is
 taken. Calibration reads the training file, or what the model itself writes; measured is the validation file, which
 neither training nor calibration saw, by the native engine (whose activations are rounded to int8 as well). Writes
 docs/results/quantise.json and docs/results/quantise.md.
@@ -35,7 +35,14 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 MODELS: dict[str, dict[str, Any]] = {
     "nano": {},
-    "wide": {"hidden_size": 320, "num_hidden_layers": 6, "num_attention_heads": 5, "intermediate_size": 864},
+    "wide": {
+        "hidden_size": 256,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "head_dim": 64,
+        "intermediate_size": 704,
+    },
 }
 WIDTHS = {"int8": ("int8", None), "int4, head int8": ("int4", None), "int4": ("int4", "int4")}
 GOALS = {"int8": 0.001, "int4, head int8": 0.015}
