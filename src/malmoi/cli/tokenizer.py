@@ -165,11 +165,10 @@ def open_tokenizer(name: str) -> GPT4Tokenizer:
 
 def document_texts(documents: Iterator[Document]) -> Iterator[str]:
     """What a tokenizer learns from: the texts, and of conversations what was said."""
+    from malmoi.data.corpus import texts_of
+
     for document in documents:
-        if document.messages is None:
-            yield document.text
-        else:
-            yield from (str(message["content"]) for message in document.messages)
+        yield from texts_of(document)
 
 
 def _read(paths: list[str], field: str | None, template: str | None) -> Iterator[Document]:

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from malmoi.config.frozen import Config, MalmoiError, allowed_words, branches, nearest
+from malmoi.config.images import ImageTokenizerConfig
 
 __all__ = [
     "CONFIGS",
@@ -25,6 +26,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "GenerationConfig",
+    "ImageTokenizerConfig",
     "MalmoiError",
     "ModelConfig",
     "ParallelConfig",
@@ -289,6 +291,7 @@ class GenerationConfig(Config):
     no_repeat_ngram_size: int = Field(default=0, ge=0)  # 0: off
     logit_bias: dict[int, float] = Field(default_factory=dict)  # token id -> what is added to its score
     num_beams: int = Field(default=1, ge=1, le=1_000)  # 1: no beam search
+    guidance_scale: float = Field(default=1.0, ge=0, le=100)  # 1: off
     length_penalty: float = Field(default=1.0, ge=-10, le=10)  # of beam search
     early_stopping: bool | Literal["never"] = False  # of beam search
     num_return_sequences: int = Field(default=1, ge=1, le=10_000)
@@ -322,6 +325,7 @@ class SourceConfig(Config):
     epochs: float | None = Field(default=None, gt=0)  # instead of weight: how often to go through it
     field: str | None = None  # of a JSON record; None: text or messages
     template: str | None = None  # over a table's columns: "English: {en}\nFrench: {fr}"
+    image: str | None = None  # the field that holds a picture: a path beside the file, or a data URI
     license: str | None = None
 
 
@@ -353,6 +357,8 @@ class Recipe(Config):
     lora: LoraConfig | None = None  # adapt `start_from` by LoRA instead of changing all its weights
     tokenizer: str | None = None  # a folder; None: learned from the data
     vocab_size: int = Field(default=8192, ge=256, le=1_000_000)
+    image_tokenizer: str | None = None  # a folder; pictures are read and drawn with it
+    images: ImageTokenizerConfig | None = None  # learn one from the data's pictures
     model: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
     generation: dict[str, Any] = Field(default_factory=dict)
@@ -366,6 +372,7 @@ CONFIGS: tuple[type[Config], ...] = (
     GenerationConfig,
     SourceConfig,
     DataConfig,
+    ImageTokenizerConfig,
     LoraConfig,
     ParallelConfig,
     Recipe,

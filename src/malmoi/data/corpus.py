@@ -8,11 +8,15 @@ document is follows from the kind of file:
 - `.csv`, `.tsv`, `.parquet`: each row is a record; the document is a template over the columns.
 - `.txt`: there are no records, so the file is cut where a reader would pause (see `split_text`).
 
+A record may hold pictures (`pictures.py` reads those), and a path such as `village:60000` or `emoji:FOLDER` names a
+reader of its own (`SCHEMES`).
+
 Everything streams: neither a file of 50 GB nor a folder of a million files is ever held in memory.
 """
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,10 +26,18 @@ from typing import Any, BinaryIO
 from malmoi.config import MalmoiError, SourceConfig, nearest
 from malmoi.data.records import Record, compile_template, json_records, parquet_records, table_records
 from malmoi.data.streams import STANDARD_INPUT, find_files, open_bytes, read_blocks, read_lines, suffixes
+from malmoi.tokens.picture import Picture
 
 TARGET_CHARACTERS = 4_000  # of a document cut from plain text: some pages of a book, about a thousand tokens
 VILLAGE = "village"
 VILLAGE_DOCUMENTS = 50_000  # of the endless village, where nobody says how many
+# Paths with a reader of their own, "scheme:argument": documents(argument, seed) of the module gives what is learned.
+SCHEMES = {
+    "scenes": "malmoi.data.village.pictures",
+    "emoji": "malmoi.data.emoji",
+    "mnist": "malmoi.data.mnist",
+    "omniglot": "malmoi.data.omniglot",
+}
 _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
 
 
@@ -33,14 +45,16 @@ _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "ass
 class Document:
     """The unit of learning: a text (or a conversation) that the model never reads across the end of.
 
-    `messages` is a conversation, `({"role": "user", "content": "..."}, ...)`; where it is set, `text` is empty.
-    `given` names parts of `text` (start, end in characters) that are read but not learned, as a person's turns in a
-    conversation are: a model that shall answer need not learn to guess the question.
+    `messages` is a conversation, `({"role": "user", "content": "..."}, ...)`; `parts` are texts and pictures in any
+    order. Where one of the two is set, `text` is empty.
+    `given` names stretches of `text` (start, end in characters) or of `parts` (in parts) that are read but not learned,
+    as a person's turns in a conversation are: a model that shall answer need not learn to guess the question.
     `source`, `id` and `license` say where the document comes from, and follow it into the token file.
     """
 
     text: str = ""
     messages: tuple[Mapping[str, Any], ...] | None = None
+    parts: tuple[str | Picture, ...] | None = None
     given: tuple[tuple[int, int], ...] = ()
     source: str = ""
     id: str = ""
@@ -59,20 +73,41 @@ def read(
     """
     paths = (source.path,) if isinstance(source.path, str) else source.path
     name, license = source_name(source), source.license
-    documents: Iterator[Document] = itertools.chain.from_iterable(
-        _village(path, seed, bounded=max_documents is not None or max_bytes is not None)
-        if path.partition(":")[0] == VILLAGE
-        else read_paths([path], source.field, source.template)
-        for path in paths
-    )
+    bounded = max_documents is not None or max_bytes is not None
+    documents = itertools.chain.from_iterable(_documents(path, source, seed, bounded) for path in paths)
     size = 0
     for document in itertools.islice(documents, max_documents):
         yield replace(document, source=name, license=license or document.license)
         if max_bytes is not None:
-            turns = document.messages or ({"content": document.text},)
-            size += sum(len(str(turn.get("content", "")).encode("utf-8", "replace")) for turn in turns)
+            size += sum(len(text.encode("utf-8", "replace")) for text in texts_of(document))
             if size >= max_bytes:
                 return
+
+
+def texts_of(document: Document) -> Iterator[str]:
+    """The texts in a document, whatever its form; pictures have none."""
+    if document.messages is None:
+        yield from (part for part in document.parts or (document.text,) if isinstance(part, str))
+        return
+    for turn in document.messages:
+        content = turn.get("content", "")
+        parts = [{"text": content}] if isinstance(content, str) else content
+        yield from (part["text"] for part in parts if isinstance(part.get("text"), str))
+
+
+def _documents(path: str, source: SourceConfig, seed: int, bounded: bool) -> Iterator[Document]:
+    scheme, _, argument = path.partition(":")
+    if scheme == VILLAGE:
+        return _village(path, seed, bounded)
+    if scheme in SCHEMES and argument and not Path(path).exists():
+        return importlib.import_module(SCHEMES[scheme]).documents(argument, seed)
+    if source.image is not None:
+        from malmoi.data.pictures import read_pictured
+
+        return itertools.chain.from_iterable(
+            read_pictured(file, source.image, source.template) for file in find_files(path)
+        )
+    return read_paths([path], source.field, source.template)
 
 
 def read_paths(
@@ -210,10 +245,10 @@ def _from_records(records: Iterable[Record], file: str, field: str | None, templ
         value = fill(record, where) if fill else _content(record, field, where)
         if isinstance(value, list):
             if value:
-                yield replace(document, messages=_conversation(value, where))
+                yield replace(document, messages=conversation(value, where))
         elif isinstance(value, str):
             if value and not value.isspace():
-                _check_surrogates(value, where)
+                check_surrogates(value, where)
                 yield replace(document, text=value)
         elif value is not None:
             raise MalmoiError(
@@ -221,7 +256,7 @@ def _from_records(records: Iterable[Record], file: str, field: str | None, templ
             )
 
 
-def _check_surrogates(text: str, where: str) -> None:
+def check_surrogates(text: str, where: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -245,7 +280,7 @@ def _content(record: Mapping[str, Any], field: str | None, where: str) -> Any:
     )
 
 
-def _conversation(turns: Sequence[Any], where: str) -> tuple[Mapping[str, Any], ...]:
+def conversation(turns: Sequence[Any], where: str) -> tuple[Mapping[str, Any], ...]:
     """A list of turns in any of the usual spellings as `{"role", "content"}`.
 
     A turn is a record with `role` (also `from`, `speaker`) and `content` (also `value`, `text`), or just a text: then
@@ -275,6 +310,6 @@ def _conversation(turns: Sequence[Any], where: str) -> tuple[Mapping[str, Any], 
                 )
             role = speakers.setdefault(role, ("user", "assistant")[min(len(speakers), 1)])
         if isinstance(content, str):
-            _check_surrogates(content, where)
+            check_surrogates(content, where)
         messages.append({"role": role, "content": content})
     return tuple(messages)

@@ -38,11 +38,13 @@ from typing import Any
 import numpy as np
 
 from malmoi.config import MalmoiError
-from malmoi.data.corpus import Document
+from malmoi.data.corpus import Document, texts_of
+from malmoi.data.encoding import encode, hashed_text
 from malmoi.data.tokenfile import DOCUMENT, FORMAT, MANIFEST, VERSION, TokenFile, fingerprint
 
 SHARD_DOCUMENTS = 65_536
 SHARD_CHARACTERS = 8 << 20  # small enough that every worker holds one, large enough that files stay few
+PICTURE = 4096  # characters that a picture counts for: its tokens are as many as those of so much text, roughly
 _BATCH_BYTES = 1 << 20  # of text in one call of the tokenizer, which spreads it over the cores
 
 Part = Callable[[], Iterable[Document]]
@@ -163,7 +165,8 @@ class Limits:
 
 def characters_of(document: Document) -> int:
     """How much of a shard's limit a document takes."""
-    return len(document.text) + sum(len(str(turn.get("content"))) for turn in document.messages or ())
+    pictures = [part for part in document.parts or () if not isinstance(part, str)]
+    return sum(map(len, texts_of(document))) + PICTURE * len(pictures)
 
 
 @dataclass
@@ -262,75 +265,19 @@ def _in_processes(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _hashed_text(document: Document) -> bytes:
-    """The bytes that a document's hash is over, and whose number is its size."""
-    text = document.text
-    if document.messages is not None:
-        text = json.dumps(document.messages, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise MalmoiError(
-            f"Document {document.id or document.source or '?'}: character {error.start} is half of a character "
-            f"(a lone surrogate), which no file can hold."
-        ) from None
-
-
 def _batches(documents: Iterable[Document]) -> Iterator[tuple[list[Document], list[bytes]]]:
     batch: list[Document] = []
     texts: list[bytes] = []
     size = 0
     for document in documents:
         batch.append(document)
-        texts.append(_hashed_text(document))
+        texts.append(hashed_text(document))
         size += len(texts[-1])
         if size >= _BATCH_BYTES:
             yield batch, texts
             batch, texts, size = [], [], 0
     if batch:
         yield batch, texts
-
-
-def _encode(batch: list[Document], tokenizer: Any) -> tuple[list[Sequence[int]], list[Sequence[int] | None]]:
-    """Ids of each document with its end-of-text token, and the loss mask of those that are not learned as a whole."""
-    plain = iter(tokenizer.encode_batch([document.text for document in batch if document.messages is None]))
-    end_of_text = tokenizer.eos_token_id
-    ids: list[Sequence[int]] = []
-    masks: list[Sequence[int] | None] = []
-    for document in batch:
-        if document.messages is None:
-            ids.append([*next(plain), end_of_text])
-            masks.append(_learned(document, ids[-1], tokenizer) if document.given else None)
-            continue
-        from malmoi.tokens import chat
-
-        try:
-            rendered, mask = chat.render(tokenizer, document.messages)
-        except MalmoiError as error:
-            raise MalmoiError(f"Document {document.id or document.source or '?'}: {error}") from None
-        rendered, mask = list(rendered), [int(bool(bit)) for bit in mask]
-        if not rendered or rendered[-1] != end_of_text:
-            rendered.append(end_of_text)
-            mask.append(mask[-1] if mask else 0)  # learned where the last word was the model's own
-        ids.append(rendered)
-        masks.append(mask)
-    return ids, masks
-
-
-def _learned(document: Document, ids: Sequence[int], tokenizer: Any) -> Sequence[int]:
-    """The loss mask of a text with given parts: 0 for tokens that begin in one."""
-    control = set(tokenizer.special_tokens.values())  # one that begins every text, in some tokenizers, covers nothing
-    mask, begin = [1] * len(ids), 0
-    place = -int(tokenizer.adds_first_space)  # how many bytes of the text the tokens before have covered
-    ends = [tuple(len(document.text[:edge].encode()) for edge in span) for span in document.given]
-    for index, token in enumerate(ids[:-1]):
-        while begin < len(ends) and max(place, 0) >= ends[begin][1]:
-            begin += 1
-        if begin == len(ends):
-            break
-        mask[index] = int(max(place, 0) < ends[begin][0])
-        place += 0 if token in control else len(tokenizer.token_bytes(token))
-    return mask
 
 
 def write_shard(
@@ -350,7 +297,7 @@ def write_shard(
     tokens = size = 0
     partly = False  # is there a document that is not learned as a whole?
     for batch, texts in _batches(documents):
-        encoded, batch_masks = _encode(batch, tokenizer)
+        encoded, batch_masks = encode(batch, tokenizer)
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
         record = np.empty(len(batch), DOCUMENT)
         record["end"] = tokens + np.cumsum(lengths)

@@ -30,11 +30,14 @@ Split = Literal["train", "held_out", "all"]
 
 
 def fingerprint(tokenizer: Any) -> str:
-    """SHA-256 of what decides a tokenizer's ids: its `tokenizer.json`, without layout, padding and truncation."""
+    """SHA-256 of what decides a tokenizer's ids: its `tokenizer.json`, without layout, padding and truncation, and of
+    an image tokenizer its weights."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         content = json.loads((Path(folder) / "tokenizer.json").read_text(encoding="utf-8"))
-    content = {key: value for key, value in content.items() if key not in ("padding", "truncation")}
+        weights = Path(folder) / "image_tokenizer" / "model.safetensors"
+        images = {"images": hashlib.sha256(weights.read_bytes()).hexdigest()} if weights.is_file() else {}
+    content = images | {key: value for key, value in content.items() if key not in ("padding", "truncation")}
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 

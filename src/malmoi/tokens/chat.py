@@ -6,7 +6,8 @@ A message is written as
 
 and the model's turn begins with `<|start|>assistant<|message|>`; the model ends it with `<|end|>`. The words in angle
 brackets are control tokens, single ids that no text can produce: a message cannot end itself early or speak in
-another's role. `render` also says which ids the model is taught: the assistant's words and the `<|end|>` after them.
+another's role. A message may hold pictures among its words, as in OpenAI's API. `render` also says which ids the model
+is taught: the assistant's words (and pictures) and the `<|end|>` after them.
 
 The same format stands in `chat_template.jinja` for programs that render templates (transformers, vLLM, llama.cpp). They
 look for control tokens in the rendered text, so that *there* a message that spells `<|end|>` does end itself.
@@ -14,11 +15,14 @@ look for control tokens in the rendered text, so that *there* a message that spe
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from malmoi.config import MalmoiError, nearest
 from malmoi.tokens import template
+from malmoi.tokens.interleave import encode_parts
+from malmoi.tokens.picture import Picture
 
 if TYPE_CHECKING:
     from malmoi.tokens.tokenizer import GPT4Tokenizer
@@ -46,8 +50,27 @@ TEMPLATE = """\
 """
 
 
+Content = tuple[str | Picture, ...]  # neighbouring texts joined
+
+
 def checked(messages: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """(role, text) of each message. `content` is a text or a list of {"type": "text", "text": ...} parts, to be joined.
+    """(role, text) of each message of a conversation without pictures; their parts are joined.
+
+    Raises `MalmoiError` that names the index of a message of an unknown shape or role, or with a picture.
+    """
+    turns = checked_parts(messages)
+    for index, (_, content) in enumerate(turns):
+        if any(isinstance(part, Picture) for part in content):
+            raise MalmoiError(f"messages[{index}] holds a picture, but here only text can be read.")
+    return [(role, "".join(str(part) for part in content)) for role, content in turns]
+
+
+def checked_parts(messages: Sequence[Mapping[str, Any]]) -> list[tuple[str, Content]]:
+    """(role, content) of each message. `content` is a text or a list of parts:
+
+        {"type": "text", "text": "..."}
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}}
+        {"type": "image", "image": Picture(...)}        in Python only
 
     Raises `MalmoiError` that names the index of a message of an unknown shape or role.
     """
@@ -58,7 +81,7 @@ def checked(messages: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     return [_checked(index, message) for index, message in enumerate(messages)]
 
 
-def _checked(index: int, message: Any) -> tuple[str, str]:
+def _checked(index: int, message: Any) -> tuple[str, Content]:
     if not isinstance(message, Mapping):
         raise MalmoiError(
             f'messages[{index}] is {type(message).__name__}, but a message is {{"role": ..., "content": ...}}.'
@@ -73,33 +96,55 @@ def _checked(index: int, message: Any) -> tuple[str, str]:
         raise MalmoiError(
             f"messages[{index}] has the role {role!r}.{nearest(str(role), ROLES)} Known roles: {', '.join(ROLES)}."
         )
-    return role, _text(index, message["content"])
+    return role, _content(index, message["content"])
 
 
-def _text(index: int, content: Any) -> str:
+def _content(index: int, content: Any) -> Content:
     if isinstance(content, str):
-        return content
+        return (content,)
     if not isinstance(content, Sequence):
         raise MalmoiError(f"messages[{index}]: content is {type(content).__name__}, not a text or a list of parts.")
+    parts: list[str | Picture] = []
     for at, part in enumerate(content):
-        if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise MalmoiError(
-                f'messages[{index}]: part {at} of the content is not {{"type": "text", "text": "..."}}: {part!r:.80}'
-            )
-    return "".join(part["text"] for part in content)
+        found = _part(f"messages[{index}]: part {at} of the content", part)
+        if parts and isinstance(found, str) and isinstance(parts[-1], str):
+            parts[-1] += found
+        else:
+            parts.append(found)
+    return tuple(parts) or ("",)
+
+
+def _part(where: str, part: Any) -> str | Picture:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind == "text" and isinstance(part.get("text"), str):
+        return part["text"]
+    if kind == "image" and isinstance(part.get("image"), Picture):
+        return part["image"]
+    if kind == "image_url":
+        url = part.get("image_url")
+        url = url.get("url") if isinstance(url, Mapping) else url
+        if isinstance(url, str):
+            try:
+                return Picture.from_url(url)
+            except MalmoiError as error:
+                raise MalmoiError(f"{where}: {error}") from None
+    raise MalmoiError(
+        f'{where} is neither {{"type": "text", "text": "..."}} nor {{"type": "image_url", "image_url": '
+        f'{{"url": "data:image/png;base64,..."}}}}: {part!r:.80}'
+    )
 
 
 def render(tokenizer: GPT4Tokenizer, messages: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[int]]:
     """The ids of a conversation and, for each, 1 if the model is taught to say it, else 0: both lists of length T."""
-    turns = checked(messages)
     control = _control_ids(tokenizer)
     if control is None:
-        return template.to_ids_and_mask(tokenizer, _foreign_template(tokenizer), turns)
+        return template.to_ids_and_mask(tokenizer, _foreign_template(tokenizer), checked(messages))
     start, message, end = control
     ids: list[int] = []
     mask: list[int] = []
-    for role, text in turns:
-        head, content = tokenizer.encode_batch([role, text], add_special_tokens=False)
+    for role, parts in checked_parts(messages):
+        head, *rows = encode_parts(tokenizer, (role, *parts))
+        content = list(itertools.chain.from_iterable(rows))
         ids += [start, *head, message, *content, end]
         mask += [0] * (len(head) + 2) + [int(role == "assistant")] * (len(content) + 1)
     return ids, mask

@@ -9,11 +9,16 @@ one form only: `uint8` arrays of shape (height, width, 3), on white.
 The tokenizer wants squares of one size. `fit` scales a picture into such a square and pads the rest with white; the
 `Box` that it occupies is all that is needed to take the padding off again (`to_picture`, `png`).
 
+A `Picture` is one that nobody has read yet: what stands in documents and conversations.
+
 Needs Pillow (extra `images`), which is imported where it is used.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
 import io
 import os
 import warnings
@@ -54,6 +59,47 @@ class Fitted:
 
     pixels: np.ndarray
     box: Box
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture in a document or a message, read when it is needed. `source`: the bytes of a file, or its path."""
+
+    source: bytes | Path
+
+    def open(self) -> Image.Image:
+        """The picture, upright, RGB on white (`open_picture`)."""
+        return open_picture(self.source)
+
+    def data(self) -> bytes:
+        """The bytes of the picture's file."""
+        return self.source if isinstance(self.source, bytes) else _bytes_of(self.source)
+
+    def digest(self) -> str:
+        """SHA-256 of the picture's file."""
+        return hashlib.sha256(self.data()).hexdigest()
+
+    @staticmethod
+    def of(pixels: np.ndarray) -> Picture:
+        """A picture of pixels: uint8 of shape (height, width, 3)."""
+        return Picture(png(pixels))
+
+    @staticmethod
+    def from_url(url: str) -> Picture:
+        """A picture from a data URI, `data:image/png;base64,...` (RFC 2397). Nothing else is fetched, ever: an address
+        would make a server call wherever a stranger points, a path would show him its files."""
+        head, comma, body = url.partition(",")
+        if not (head.startswith("data:image/") and head.endswith(";base64") and comma):
+            raise MalmoiError(
+                f"A picture's url must be a data URI (data:image/png;base64,...), not {url[:40]!r}. Nothing is "
+                f"fetched from other places; send the picture itself."
+            )
+        if len(body) > MAX_BYTES * 4 // 3 + 4:
+            raise MalmoiError(f"The picture's data URI is too long: at most {MAX_BYTES:,} bytes of picture are read.")
+        try:
+            return Picture(base64.b64decode(body, validate=True))
+        except (binascii.Error, ValueError):
+            raise MalmoiError("The picture's data URI is not valid base64. Encode the file's bytes again.") from None
 
 
 def pillow() -> Any:

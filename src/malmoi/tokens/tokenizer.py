@@ -28,9 +28,11 @@ from tokenizers import Tokenizer
 
 from malmoi.config import MalmoiError
 from malmoi.tokens import folder as files
+from malmoi.tokens.interleave import FOLDER, ImageIds
 from malmoi.tokens.stream import StreamDecoder
 
 if TYPE_CHECKING:
+    from malmoi.tokens.image import ImageTokenizer
     from malmoi.tokens.spelling import Spelling
 
 END_OF_TEXT = "<|endoftext|>"
@@ -73,6 +75,7 @@ class GPT4Tokenizer:
         chat_template: str | None = None,
     ) -> None:
         self._settings = dict(settings or {})
+        self._image_folder: Path | None = None
         self.chat_template = chat_template
         self.padding_side: str = self._settings.get("padding_side", "left")
         self.truncation_side: str = self._settings.get("truncation_side", "right")
@@ -87,6 +90,7 @@ class GPT4Tokenizer:
         self.special_tokens: dict[str, int] = {
             token.content: index for index, token in sorted(added.items()) if token.special
         }
+        self.images = ImageIds.of(self.special_tokens)
         self._special_ids = frozenset(self.special_tokens.values())
         self._words_may_be_control = getattr(
             tokenizer.model, "ignore_merges", False
@@ -114,11 +118,14 @@ class GPT4Tokenizer:
         """
         from malmoi.tokens.foreign import load
 
-        tokenizer, settings, chat_template = load(files.locate(name))
-        return cls(tokenizer, settings, chat_template)
+        folder = files.locate(name)
+        made = cls(*load(folder))
+        made._image_folder = folder if (folder / FOLDER).is_dir() else None
+        return made
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `tokenizer.json`, `tokenizer_config.json` and, where there is one, `chat_template.jinja`."""
+        """Write `tokenizer.json`, `tokenizer_config.json` and, where there are such, the chat template and the image
+        tokenizer."""
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -129,6 +136,8 @@ class GPT4Tokenizer:
             "padding_side": self.padding_side,
             "truncation_side": self.truncation_side,
         }
+        if self.image_tokenizer is not None:
+            self.image_tokenizer.save_pretrained(folder)
         if self.chat_template is not None:
             files.write_text(folder / "chat_template.jinja", self.chat_template)
         files.write_text(
@@ -147,7 +156,12 @@ class GPT4Tokenizer:
         return self._size
 
     def __repr__(self) -> str:
-        return f"GPT4Tokenizer(vocab_size={self.vocab_size}, special_tokens={self.special_tokens})"
+        images = f", images={self.images}" if self.images else ""
+        return f"GPT4Tokenizer(vocab_size={self.vocab_size}, special_tokens={self._control_of_text()}{images})"
+
+    def _control_of_text(self) -> dict[str, int]:
+        first = self.images.begin if self.images else self._size
+        return {token: index for token, index in self.special_tokens.items() if index < first}
 
     def _named(self, role: str) -> int | None:
         value = self._settings.get(role)
@@ -174,9 +188,18 @@ class GPT4Tokenizer:
         index = self._tokenizer.token_to_id(token)
         if index is None:
             raise MalmoiError(
-                f"This tokenizer has no token {token!r}. Its control tokens: {', '.join(self.special_tokens)}."
+                f"This tokenizer has no token {token!r}. Its control tokens: {', '.join(self._control_of_text())}."
             )
         return index
+
+    @functools.cached_property
+    def image_tokenizer(self) -> ImageTokenizer | None:
+        """What makes tokens of pictures and pictures of tokens; None where the vocabulary holds text only."""
+        if self._image_folder is None:
+            return None
+        from malmoi.tokens.image import ImageTokenizer
+
+        return ImageTokenizer.from_pretrained(self._image_folder)
 
     @functools.cached_property
     def _reading_control_tokens(self) -> Tokenizer:
