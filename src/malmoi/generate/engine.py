@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,12 +25,14 @@ from numpy.typing import NDArray
 from malmoi.config import GenerationConfig, MalmoiError
 from malmoi.generate.backend import Backend
 from malmoi.generate.beams import BeamSearch
+from malmoi.generate.guidance import Guided
+from malmoi.generate.preparation import Live, prepare
 from malmoi.generate.prompts import Prompts, read
-from malmoi.generate.request import Finish, Generated, Request, Text, Token
-from malmoi.generate.scheduler import Branch, Chunk, Job, Plan, Scheduler
-from malmoi.generate.settings import Resolved, complete, end_ids, new_tokens, resolve
+from malmoi.generate.request import Finish, Generated, Request, Token
+from malmoi.generate.scheduler import Chunk, Job, Plan, Scheduler
+from malmoi.generate.settings import Resolved, complete, end_ids, resolve
 from malmoi.generate.speculation import Speculation
-from malmoi.generate.trace import ALTERNATIVES, TokenTrace
+from malmoi.generate.trace import TokenTrace
 from malmoi.generate.writer import Writer
 
 if TYPE_CHECKING:
@@ -42,17 +44,6 @@ __all__ = ["Engine", "Finish", "Generated", "Request", "Token", "generate", "res
 
 _BUDGET_ALONE = 4096  # of a call that has the model to itself
 BUDGET = 512  # tokens read in a step: enough to keep a CPU's matrices busy, few enough that nobody waits long
-
-
-@dataclass(eq=False)
-class _Live:
-    """A request that is being answered: its jobs, and the samples that wait for the prompt to be read."""
-
-    number: int
-    request: Request
-    config: Resolved
-    followers: list[Writer] = field(default_factory=list)
-    jobs: dict[Job, Writer | BeamSearch] = field(default_factory=dict)
 
 
 class Engine:
@@ -83,7 +74,7 @@ class Engine:
         self.tokenizer = tokenizer
         self.speculation = Speculation() if speculation is True else speculation or None
         self.scheduler = Scheduler(self.backend.num_blocks, self.backend.block_size, budget, prefix_cache)
-        self._live: dict[int, _Live] = {}
+        self._live: dict[int, Live] = {}
         self._prepared = 0
         self._kept: dict[int, list[Token]] = {}  # tokens for streams that somebody else's step came upon
 
@@ -140,7 +131,7 @@ class Engine:
         asked = [requests] if isinstance(requests, Request) else list(requests)
         return self._tokens([self._prepare(request) for request in asked])
 
-    def _tokens(self, prepared: Sequence[_Live]) -> Iterator[Token]:
+    def _tokens(self, prepared: Sequence[Live]) -> Iterator[Token]:
         places = {self._enter(live): place for place, live in enumerate(prepared)}
         self._kept.update({number: [] for number in places})
         try:
@@ -158,65 +149,17 @@ class Engine:
             for number in places:
                 self.cancel(number)
 
-    def _prepare(self, request: Request) -> _Live:
+    def _prepare(self, request: Request) -> Live:
         """A request checked and made ready, nothing of it queued yet."""
-        backend, base = self.backend, self.base
-        prompts = read(
-            request.prompt_ids,
-            vocab_size=backend.vocab_size,
-            pad_token_id=base.pad_token_id,
-            eos_ids=end_ids(base.eos_token_id),
-        )
-        if len(prompts.lengths) != 1:
-            raise MalmoiError(f"A request has one prompt, but {len(prompts.lengths)} were given. Make a request each.")
-        (prompt,) = prompts.rows()
-        config = complete(request.config, {}, base, len(prompt), backend.max_position, backend.vocab_size)
-        if (config.stop_strings or request.constraint is not None) and self.tokenizer is None:
-            raise MalmoiError(
-                f"{'stop_strings' if config.stop_strings else 'A constraint'} speaks of text, so generate() needs the "
-                "tokenizer as well: generate(..., tokenizer=...)."
-            )
-        if config.num_beams > 1 and request.trace is not False:
-            raise MalmoiError("Beam search keeps no trace of single tokens. Leave out trace, or use num_beams=1.")
-        limit = new_tokens(config, len(prompt))
-        self.scheduler.check(len(prompt) + limit - 1, config.num_beams)
-        live = _Live(self._prepared, request, config)
+        live = prepare(request, self._prepared, self.backend, self.base, self.tokenizer, self.scheduler.check)
         self._prepared += 1
-        copies = 1 if config.num_beams > 1 else config.num_return_sequences
-        first, *live.followers = (self._writer(live, list(prompt), limit, number) for number in range(copies))
-        job = Job(
-            order=(live.number, 0),
-            branches=[Branch(first.tokens, request.salt)],
-            positions=len(prompt) + limit - 1,
-            width=config.num_beams,
-            followers=len(live.followers),
-            keeps_cache=config.use_cache,
-        )
-        live.jobs[job] = BeamSearch(first, self.tokenizer) if config.num_beams > 1 else first
         return live
 
-    def _enter(self, live: _Live) -> int:
+    def _enter(self, live: Live) -> int:
         self._live[live.number] = live
         for job in live.jobs:
             self.scheduler.add(job)
         return live.number
-
-    def _writer(self, live: _Live, prompt: list[int], limit: int, number: int) -> Writer:
-        request, config, tokenizer = live.request, live.config, self.tokenizer
-        matcher = None
-        if request.constraint is not None:
-            matcher = request.constraint.matcher(tokenizer, self.backend.vocab_size, end_ids(config.eos_token_id))
-        return Writer(
-            prompt,
-            config,
-            eos_ids=end_ids(config.eos_token_id),
-            limit=limit,
-            number=number,
-            text=Text(tokenizer, config.stop_strings) if tokenizer is not None else None,
-            matcher=matcher,
-            alternatives=_alternatives(request.trace),
-            vocabulary=tokenizer,
-        )
 
     def _read(self, plan: Plan) -> NDArray[Any]:
         """Let the backend read what is planned: the wanted logits (W, V), job by job."""
@@ -242,12 +185,13 @@ class Engine:
             self.speculation.measured(len(tokens), time.perf_counter() - began)
         return logits
 
-    def _write(self, live: _Live, job: Job, chunks: list[Chunk], rows: NDArray[Any]) -> list[Token]:
+    def _write(self, live: Live, job: Job, chunks: list[Chunk], rows: NDArray[Any]) -> list[Token]:
         """The logits of a job's next tokens are known: write them."""
         writer = live.jobs[job]
         if isinstance(writer, BeamSearch):
             tokens, speaking = self._search(live, job, writer, rows), [job]
         else:
+            rows = writer.guided(rows) if isinstance(writer, Guided) else rows
             speaking = [job, *self._part(live, job)]
             chunks += [Chunk(follower.branches[0], 0, 0, []) for follower in speaking[1:]]
             voices = [live.jobs[each] for each in speaking]
@@ -262,7 +206,7 @@ class Engine:
                 self.scheduler.forget(branch)
         return tokens
 
-    def _part(self, live: _Live, job: Job) -> list[Job]:
+    def _part(self, live: Live, job: Job) -> list[Job]:
         """The prompt has been read: the other samples go their own ways from here, over the same blocks."""
         parted: list[Job] = []
         for writer in live.followers:
@@ -274,7 +218,7 @@ class Engine:
         live.followers = []
         return parted
 
-    def _speak(self, live: _Live, job: Job, writer: Writer, chunk: Chunk, rows: NDArray[Any]) -> list[Token]:
+    def _speak(self, live: Live, job: Job, writer: Writer, chunk: Chunk, rows: NDArray[Any]) -> list[Token]:
         """The token that follows, and those after it for as long as the proposals were right."""
         tokens: list[Token] = []
         for place in range(len(chunk.proposals) + 1):
@@ -296,7 +240,7 @@ class Engine:
             self.speculation.learn(job, len(chunk.proposals), len(tokens) - 1)
         return tokens
 
-    def _search(self, live: _Live, job: Job, search: BeamSearch, rows: NDArray[Any]) -> list[Token]:
+    def _search(self, live: Live, job: Job, search: BeamSearch, rows: NDArray[Any]) -> list[Token]:
         """All beams go one token on; when the search ends, the tokens of its best texts."""
         try:
             parents = search.advance(rows)
@@ -313,7 +257,7 @@ class Engine:
         self._end(live, job)
         return search.tokens(live.number, live.config.num_return_sequences)
 
-    def _fail(self, live: _Live, job: Job, error: MalmoiError) -> list[Token]:
+    def _fail(self, live: Live, job: Job, error: MalmoiError) -> list[Token]:
         """The job ends with an error; so do samples that would have parted from it."""
         writer = live.jobs[job]
         failed = [writer.writer if isinstance(writer, BeamSearch) else writer, *live.followers]
@@ -323,7 +267,7 @@ class Engine:
             Token(-1, writer.shown(ended=True), None, "error", live.number, writer.number, error) for writer in failed
         ]
 
-    def _end(self, live: _Live, job: Job) -> None:
+    def _end(self, live: Live, job: Job) -> None:
         self.scheduler.remove(job)
         live.jobs.pop(job, None)
         if not live.jobs and not live.followers:
@@ -344,10 +288,6 @@ def _backend(model: GPT4LMHeadModel | Backend, base: GenerationConfig | None) ->
     from malmoi.generate.torch_backend import TorchBackend
 
     return TorchBackend(model), base  # pyright: ignore[reportArgumentType]
-
-
-def _alternatives(trace: bool | int) -> int | None:
-    return None if trace is False else ALTERNATIVES if trace is True else int(trace)
 
 
 def generate(

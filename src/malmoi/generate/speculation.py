@@ -130,7 +130,7 @@ class Speculation:
         price = rows * b / (a + b * rows) if rows else 1.0
         asked: list[tuple[Job, Writer, int]] = []
         for job, writer in ready:
-            if not isinstance(writer, Writer):
+            if not isinstance(writer, Writer) or len(job.branches) > 1:
                 continue
             record = self._records.setdefault(job, _Record())
             depth = min(record.depth(price, self.most), writer.limit - writer.written - 1)

@@ -42,6 +42,7 @@ class TorchBackend:
         memory: int | None = None,
     ) -> None:
         self.model, self.block_size = model, block_size
+        self.generation_config = model.generation_config
         self.vocab_size = model.config.vocab_size
         self.max_position = model.config.max_position_embeddings
         self.num_blocks = num_blocks or self._default_blocks(memory)

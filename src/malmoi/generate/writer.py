@@ -16,7 +16,7 @@ from malmoi.generate.request import Finish, Text
 from malmoi.generate.trace import Observer, TokenTrace, Vocabulary
 
 if TYPE_CHECKING:
-    from malmoi.generate.constraint import Matcher
+    from malmoi.generate.image_form import Matcher
 
 
 class Writer:
