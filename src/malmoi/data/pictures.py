@@ -4,27 +4,31 @@
 
 The field holds a path, beside the file or in a folder below it, or the picture itself as a data URI. A template says
 where the picture stands in the document: `"{name}{image}"` teaches to draw, `"{image}한국어: {name}"` to describe;
-every occurrence of `{image}` is the picture, whatever the field is called. JSON lines may hold conversations instead, whose
-contents are lists of parts, one of them `{"type": "image", "image": "apple.png"}`.
+every occurrence of `{image}` is the picture, whatever the field is called. JSON lines may hold
+conversations instead, whose contents are lists of parts, one of them `{"type": "image", "image": "apple.png"}`.
 
 A path never leads out of the file's own folder: a data set from elsewhere must not be able to read your disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from malmoi.config import MalmoiError, nearest
-from malmoi.data.corpus import Document, check_surrogates, conversation
+import numpy as np
+
+from malmoi.config import MalmoiError, SourceConfig, nearest
+from malmoi.data.corpus import Document, check_surrogates, conversation, read
 from malmoi.data.records import compile_template, json_records, table_records
 from malmoi.data.streams import open_bytes, read_lines, suffixes
 from malmoi.tokens.chat import checked_parts
-from malmoi.tokens.picture import Picture
+from malmoi.tokens.picture import Picture, fit
 
 PLACE = "{image}"
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+MOST_PIXELS = 512 * 2**20  # bytes of pixels that an image tokenizer learns from: 75,000 pictures of 48 pixels a side
 
 
 def read_pictured(file: str, field: str, template: str | None = None) -> Iterator[Document]:
@@ -66,6 +70,34 @@ def pictures_of(document: Document) -> Iterator[Picture]:
     if document.messages is not None:
         for _, parts in checked_parts(document.messages):
             yield from (part for part in parts if isinstance(part, Picture))
+
+
+def pictures_from(path: str, field: str | None = None, seed: int = 0) -> Iterator[Picture]:
+    """Every picture of a file, of a folder and all below it, of records (`field`), or of a reader of its own
+    ("emoji:FOLDER")."""
+    place = Path(path).expanduser()
+    if place.is_dir():
+        found = sorted(each for each in place.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file())
+        if not found:
+            raise MalmoiError(f"{place}: holds no pictures ({', '.join(SUFFIXES)}).")
+        yield from map(Picture, found)
+    elif place.suffix.lower() in SUFFIXES:
+        yield Picture(place)
+    else:
+        for document in read(SourceConfig(path=path, image=field), seed=seed):
+            yield from pictures_of(document)
+
+
+def pixels_of(pictures: Iterable[Picture], size: int, most: int = MOST_PIXELS) -> np.ndarray:
+    """Different pictures fitted into squares: (N, size, size, 3) uint8, of at most `most` bytes, the first ones."""
+    seen: dict[str, np.ndarray] = {}
+    for picture in pictures:
+        if (len(seen) + 1) * 3 * size * size > most:
+            break
+        digest = picture.digest()
+        if digest not in seen:
+            seen[digest] = fit(picture.open(), size).pixels
+    return np.stack(list(seen.values())) if seen else np.empty((0, size, size, 3), np.uint8)
 
 
 def _filled(record: Mapping[str, Any], field: str, pieces: list[Any] | None, folder: Path, where: str) -> Document:

@@ -102,7 +102,7 @@ def _writer(
     inside: int,
     without: list[int],
 ) -> Writer:
-    """Sample number `sample`; the prompt ends with `inside` tokens of a picture, `without` is what guidance compares."""
+    """Sample number `sample`; its prompt ends with `inside` tokens of a picture, those `without` any prompt."""
     request, config = live.request, live.config
     limit = new_tokens(config, len(prompt))
     matcher: Matcher | None = None

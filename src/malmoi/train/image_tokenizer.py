@@ -32,8 +32,9 @@ from malmoi import randomness
 from malmoi.config import ImageTokenizerConfig, MalmoiError
 from malmoi.tokens import folder as files
 from malmoi.tokens.image import ImageTokenizer, to_network
+from malmoi.tokens.interleave import FOLDER
 
-STATE = "image_tokenizer.training.safetensors"  # of an unfinished run
+STATE = "training.safetensors"  # of an unfinished run, beside what it will become
 SAVE_STEPS = 200
 _WARMUP = 100  # updates
 _SHIFT = 2  # pixels that a picture is moved by at most
@@ -91,7 +92,7 @@ def learn(
     if not len(pixels):
         raise MalmoiError("There is no picture to learn from: the data hold none.")
     optimizer = torch.optim.AdamW(tokenizer.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
-    place = Path(folder) / STATE if folder is not None else None
+    place = Path(folder) / FOLDER / STATE if folder is not None else None
     mark = _mark(config, pixels)
     first = _load(tokenizer, optimizer, place, mark) if resume and place is not None and place.is_file() else 0
     return _steps(tokenizer, pixels, optimizer, place, mark, first)
@@ -125,7 +126,7 @@ def _steps(
         if done == config.max_steps:
             tokenizer.eval()
             if place is not None:
-                tokenizer.save_pretrained(place.parent)
+                tokenizer.save_pretrained(place.parent.parent)
                 place.unlink(missing_ok=True)
         yield ImageStep(done, config.max_steps, loss.item(), time.perf_counter() - began)
 
