@@ -2,12 +2,18 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from malmoi.cli.folders import model_folder, open_model
+from malmoi.cli.folders import Speaker, model_folder, open_model, open_speaker
 from malmoi.config import MalmoiError
+from malmoi.generate.engine import generate
+from malmoi.model.gpt import GPT4LMHeadModel
+from malmoi.native.core import NativeModel
+from malmoi.native.library import unavailable
 
 
 @pytest.fixture
@@ -95,3 +101,97 @@ def test_a_broken_model_folder_is_one_clear_error(malmoi, folder: Path, damage, 
 
 def test_weights_that_were_never_published(malmoi):
     malmoi("generate", "openai/gpt-4", "Hello").is_one_clear_error("never published", "quickstart")
+
+
+# ------------------------------------------------------------------ speakers
+
+needs_the_engine = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
+
+
+@pytest.fixture
+def rounded(malmoi, finished_run: Path, tmp_path: Path) -> Path:
+    """The run's model, quantised."""
+    assert malmoi("quantise", finished_run, "--method", "nearest", "--out", tmp_path / "int8").code == 0
+    return tmp_path / "int8"
+
+
+def said_by(speaker: Speaker, prompt: str = "The cat") -> str:
+    made = generate(
+        speaker.backend,
+        speaker.tokenizer.encode(prompt),
+        tokenizer=speaker.tokenizer,
+        max_new_tokens=12,
+        temperature=0,
+    )
+    assert made.texts is not None
+    return made.texts[0]
+
+
+@needs_the_engine
+def test_a_trained_model_speaks_natively_as_it_does_in_torch(finished_run: Path):
+    native, torch = open_speaker(finished_run, threads=1), open_speaker(finished_run, "torch")
+    assert isinstance(native.backend, NativeModel)
+    assert native.engine.startswith("native, float32")
+    assert torch.engine == "torch, float32, cpu"
+    assert native.note is torch.note is None
+    assert native.generation_config == torch.generation_config
+    assert native.generation_config.temperature == 0.7
+    assert said_by(native) == said_by(torch)
+
+
+@needs_the_engine
+def test_a_quantised_folder_speaks_with_its_own_settings(rounded: Path, finished_run: Path):
+    speaker, plain = open_speaker(rounded, num_blocks=9, threads=1), open_speaker(finished_run, "torch")
+    assert speaker.engine.startswith("native, int8")
+    assert speaker.backend.num_blocks == 9
+    assert speaker.generation_config == plain.generation_config
+    assert speaker.tokenizer.encode("The cat") == plain.tokenizer.encode("The cat")
+    assert len(said_by(speaker)) > 0
+
+
+@needs_the_engine
+def test_a_quantised_folder_is_heard_without_torch(rounded: Path):
+    code = """
+import sys
+from malmoi.cli import main
+code = main(["generate", sys.argv[1], "The cat", "-m", "5", "-t", "0", "--trace"])
+code += main(["chat", sys.argv[1], "-m", "5"])
+print(code, [name for name in ("torch", "transformers") if name in sys.modules])
+"""
+    line = [sys.executable, "-c", code, str(rounded)]
+    outcome = subprocess.run(line, capture_output=True, text=True, encoding="utf-8", input="Hi\n", check=True)
+    assert outcome.stdout.startswith("The cat")
+    assert outcome.stdout.endswith("0 []\n")
+    assert outcome.stderr == ""
+
+
+@needs_the_engine
+def test_a_quantised_folder_is_for_the_native_engine_only(malmoi, rounded: Path):
+    malmoi("generate", rounded, "x", "--backend", "torch").is_one_clear_error("quantised", "--backend")
+    malmoi("export", rounded, "--to", "gguf").is_one_clear_error("malmoi quantise", str(rounded))
+
+
+@needs_the_engine
+@pytest.mark.parametrize("damage", [truncate, remove_weights, lie_about_the_header, other_tokenizer, larger_tokenizer])
+def test_a_broken_quantised_folder_is_one_clear_error(malmoi, rounded: Path, damage):
+    damage(rounded)
+    malmoi("generate", rounded, "The cat").is_one_clear_error(str(rounded))
+
+
+def test_a_model_that_the_native_engine_does_not_know_speaks_in_torch(malmoi, finished_run: Path, tmp_path: Path):
+    model, tokenizer = open_model(finished_run)
+    GPT4LMHeadModel(model.config.replace(ngram_sizes=(2,), ngram_vocab_size=64)).save_pretrained(tmp_path / "n")
+    tokenizer.save_pretrained(tmp_path / "n")
+    outcome = malmoi("generate", tmp_path / "n", "The cat", "-m", 3, "-t", 0)
+    assert outcome.code == 0, outcome.err
+    assert "torch, float32, cpu" in outcome.err
+    assert "ngram_sizes" in outcome.err
+    malmoi("generate", tmp_path / "n", "x", "--backend", "native").is_one_clear_error("ngram_sizes", "native")
+    assert malmoi("generate", tmp_path / "n", "The cat", "-m", 3, "--backend", "torch").err == ""
+
+
+def test_without_the_engine_torch_speaks_and_one_line_says_so(malmoi, finished_run: Path, monkeypatch):
+    monkeypatch.setattr("malmoi.native.library.unavailable", lambda: "The native engine is not built here.")
+    outcome = malmoi("generate", finished_run, "The cat", "-m", 3, "-t", 0)
+    assert outcome.code == 0
+    assert outcome.err == "(torch, float32, cpu: The native engine is not built here.)\n"

@@ -12,18 +12,14 @@ import importlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from malmoi.cli import options
 from malmoi.cli.console import console, harmless, write
-from malmoi.cli.folders import open_model
+from malmoi.cli.folders import Speaker, open_speaker, say_note
 from malmoi.config import GenerationConfig, MalmoiError, nearest
-
-if TYPE_CHECKING:
-    from malmoi.model.gpt import GPT4LMHeadModel
-    from malmoi.tokens.tokenizer import GPT4Tokenizer
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
@@ -48,6 +44,7 @@ def chat(
     min_p: options.MinP = None,
     repetition_penalty: options.RepetitionPenalty = None,
     seed: options.Seed = None,
+    backend: options.BackendChoice = "auto",
 ) -> None:
     """Talk with a model.
 
@@ -60,7 +57,8 @@ def chat(
     malmoi chat runs/quickstart --system "You are brief." --temperature 0.2
     echo "안녕하세요" | malmoi chat runs/quickstart
     """
-    model, tokenizer = open_model(folder)
+    speaker = open_speaker(folder, backend)
+    say_note(speaker)
     given = {
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
@@ -72,10 +70,11 @@ def chat(
     }
     settings = {key: value for key, value in given.items() if value is not None}
     GenerationConfig(**settings)  # a wrong value is said now, not after the first message
-    talk = Conversation(model, tokenizer, settings)
+    talk = Conversation(speaker, settings)
     if system:
         talk.messages.append({"role": "system", "content": system})
-    tokenizer.apply_chat_template([{"role": "user", "content": ""}])  # a tokenizer without chat tokens is said now
+    # a tokenizer without chat tokens is said now
+    speaker.tokenizer.apply_chat_template([{"role": "user", "content": ""}])
     if sys.stdin.isatty():
         console().print(f"[dim]{folder}. /help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.[/dim]")
     for line in _lines():
@@ -87,21 +86,20 @@ def chat(
 class Conversation:
     """The messages so far and how to go on with them."""
 
-    model: GPT4LMHeadModel
-    tokenizer: GPT4Tokenizer
+    speaker: Speaker
     settings: dict[str, Any]
     messages: list[dict[str, str]] = field(default_factory=list)
     explain: bool = False
 
     def prompt(self) -> list[int]:
         """The ids to answer, the oldest turns left out (and said) where the context is too small for all of them."""
-        context = self.model.config.max_position_embeddings
+        context = self.speaker.backend.max_position
         room = self.settings.get("max_new_tokens") or min(256, context // 4)
         head = [message for message in self.messages[:1] if message["role"] == "system"]
         turns = self.messages[len(head) :]
         dropped = 0
         while True:
-            ids = self.tokenizer.apply_chat_template([*head, *turns[dropped:]], add_generation_prompt=True)
+            ids = self.speaker.tokenizer.apply_chat_template([*head, *turns[dropped:]], add_generation_prompt=True)
             if len(ids) + room <= context:
                 break
             if dropped + 1 >= len(turns):
@@ -139,11 +137,11 @@ class Conversation:
         from malmoi.generate.engine import stream
         from malmoi.tokens.chat import END
 
-        own = self.model.generation_config.eos_token_id
+        own = self.speaker.generation_config.eos_token_id
         ends = (own,) if isinstance(own, int) else own or ()
-        turn_end = self.tokenizer.convert_tokens_to_ids(END)
+        turn_end = self.speaker.tokenizer.convert_tokens_to_ids(END)
         settings = {**self.settings, "eos_token_id": tuple({*ends, turn_end})}
-        return stream(self.model, self.tokenizer, ids, trace=self.explain, **settings)
+        return stream(self.speaker.backend, self.speaker.tokenizer, ids, trace=self.explain, **settings)
 
     def _write(self, token: Any) -> None:
         if self.explain and token.trace is not None and token.text:

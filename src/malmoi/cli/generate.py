@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from malmoi.cli import options
 from malmoi.cli.console import console, print_json, read_stdin, write
-from malmoi.cli.folders import open_model
-
-if TYPE_CHECKING:
-    from malmoi.model.gpt import GPT4LMHeadModel
-    from malmoi.tokens.tokenizer import GPT4Tokenizer
+from malmoi.cli.folders import Speaker, open_speaker, say_note
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
@@ -31,6 +27,7 @@ def generate(
     n: options.Sequences = None,
     seed: options.Seed = None,
     stop: options.Stop = None,
+    backend: options.BackendChoice = "auto",
     trace: Annotated[bool, typer.Option("--trace", help="Show how each token was chosen.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of streaming.")] = False,
 ) -> None:
@@ -47,7 +44,8 @@ def generate(
     echo "Once upon a time" | malmoi generate runs/quickstart - --trace
     """
     text = read_stdin().rstrip("\n") if prompt == "-" else prompt
-    model, tokenizer = open_model(folder)
+    speaker = open_speaker(folder, backend)
+    say_note(speaker)
     given = {
         "max_new_tokens": max_new_tokens,
         "max_length": max_length,
@@ -61,19 +59,18 @@ def generate(
         "stop_strings": tuple(stop) if stop else None,
     }
     settings = {name: value for name, value in given.items() if value is not None}
-    several = settings.get("num_return_sequences", model.generation_config.num_return_sequences) > 1
+    several = settings.get("num_return_sequences", speaker.generation_config.num_return_sequences) > 1
     if several or as_json:
-        _together(model, tokenizer, text, settings, trace, as_json)
+        _together(speaker, text, settings, trace, as_json)
     else:
-        _stream(model, tokenizer, text, settings, trace)
+        _stream(speaker, text, settings, trace)
 
 
-def _stream(model: GPT4LMHeadModel, tokenizer: GPT4Tokenizer, text: str, settings: dict[str, Any], trace: bool) -> None:
+def _stream(speaker: Speaker, text: str, settings: dict[str, Any], trace: bool) -> None:
     from malmoi.generate.engine import stream
 
-    tokens = stream(
-        model, tokenizer, tokenizer.encode(text), trace=trace, **settings
-    )  # raises before anything is shown
+    ids = speaker.tokenizer.encode(text)
+    tokens = stream(speaker.backend, speaker.tokenizer, ids, trace=trace, **settings)  # raises before showing anything
     write(text)
     traces = []
     for token in tokens:
@@ -87,17 +84,11 @@ def _stream(model: GPT4LMHeadModel, tokenizer: GPT4Tokenizer, text: str, setting
         console().print(trace_table(traces))
 
 
-def _together(
-    model: GPT4LMHeadModel,
-    tokenizer: GPT4Tokenizer,
-    text: str,
-    settings: dict[str, Any],
-    trace: bool,
-    as_json: bool,
-) -> None:
+def _together(speaker: Speaker, text: str, settings: dict[str, Any], trace: bool, as_json: bool) -> None:
     from malmoi.generate.engine import generate as generate_all
 
-    made = generate_all(model, tokenizer.encode(text), tokenizer=tokenizer, trace=trace, **settings)
+    ids = speaker.tokenizer.encode(text)
+    made = generate_all(speaker.backend, ids, tokenizer=speaker.tokenizer, trace=trace, **settings)
     texts, traces = made.texts or [], made.traces or [[] for _ in made.new_tokens]
     if as_json:
         rows = [
@@ -105,7 +96,8 @@ def _together(
             | ({"trace": [item.to_dict() for item in why]} if trace else {})
             for written, ids, reason, why in zip(texts, made.new_tokens, made.finish_reasons, traces, strict=True)
         ]
-        print_json({"prompt": text, "seed": made.seed, "settings": made.config.model_dump(), "completions": rows})
+        said = {"prompt": text, "engine": speaker.engine, "seed": made.seed, "settings": made.config.model_dump()}
+        print_json({**said, "completions": rows})
         return
     for number, (written, why) in enumerate(zip(texts, traces, strict=True), start=1):
         console().print(f"[dim]--- {number} of {len(texts)}[/dim]")

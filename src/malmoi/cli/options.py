@@ -1,8 +1,9 @@
-"""The options that `generate` and `chat` share: the fields of `GenerationConfig`, explained by its own texts."""
+"""The options that `generate` and `chat` share: the fields of `GenerationConfig`, explained by its own texts, and what
+computes."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -25,3 +26,11 @@ RepetitionPenalty = Annotated[float | None, _option("repetition_penalty")]
 Seed = Annotated[int | None, _option("seed")]
 Stop = Annotated[list[str] | None, _option("stop_strings", "--stop")]
 Sequences = Annotated[int | None, _option("num_return_sequences", "--n", "-n")]
+BackendChoice = Annotated[
+    Literal["auto", "native", "torch"],
+    typer.Option(
+        "--backend",
+        help="What computes: the native CPU engine wherever it knows the model (auto), that or an error (native), "
+        "or torch.",
+    ),
+]

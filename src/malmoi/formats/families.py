@@ -9,14 +9,15 @@ which only Malmoi opens.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from malmoi.config import ROPE_FIELDS, MalmoiError, ModelConfig, nearest
 from malmoi.formats.published import FAMILIES, OWN, Family
 from malmoi.formats.renaming import places
 from malmoi.layers import final_norm, layer_specs
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["EXTRA", "FAMILIES", "Family", "family_named", "family_of", "from_config", "match", "to_config"]
 

@@ -68,6 +68,11 @@ def _is_packed(folder: Path, family: Family, said: Mapping[str, Any]) -> bool:
         method = "bitsandbytes"  # older folders do not say so
     if method == "mxfp4" and family.mxfp4:
         return True
+    if method == "malmoi":
+        raise MalmoiError(
+            f"{folder}: was made by malmoi quantise, for the native engine: generate, chat and serve open it. For "
+            f"everything else name the folder that it was made from."
+        )
     raise MalmoiError(
         f"{folder}: the weights are quantised ({method or 'in an unknown way'}), which Malmoi does not read for "
         f"model_type '{family.model_type}'. Take the model's folder that is not quantised (float32, bfloat16 or "

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from malmoi.config import MalmoiError
+from malmoi.config import GenerationConfig, MalmoiError
 from malmoi.native.description import tensors
 from malmoi.native.interface import (
     BLOCK_SIZE,
@@ -69,6 +70,7 @@ class NativeModel:
     ) -> None:
         self._model, self._cache = ctypes.c_void_p(), ctypes.c_void_p()
         self._library = load()
+        self.generation_config = GenerationConfig()  # the model's own settings
         self.description, self._held = opened.description, opened.tensors  # the engine reads the weights in place
         self.threads = _threads(threads)
         wanted = instructions or os.environ.get(INSTRUCTIONS)
@@ -106,8 +108,13 @@ class NativeModel:
         `mapped` reads the weights from the file's memory map: no copy, shared with other processes, and slower for
         each token than the copy in huge pages that is made otherwise.
         """
-        opened = open_folder(Path(folder).expanduser())
-        return cls(opened if mapped else opened.settled(), num_blocks, threads, instructions)
+        from malmoi.formats.folder import read_generation
+
+        folder = Path(folder).expanduser()
+        opened = open_folder(folder)
+        made = cls(opened if mapped else opened.settled(), num_blocks, threads, instructions)
+        made.generation_config = read_generation(folder, GenerationConfig(**opened.ids))
+        return made
 
     @classmethod
     def from_model(
@@ -125,7 +132,9 @@ class NativeModel:
         """
         from malmoi.native.prepare import prepare
 
-        return cls(prepare(model, to, head).settled(), num_blocks, threads, instructions)
+        made = cls(prepare(model, to, head).settled(), num_blocks, threads, instructions)
+        made.generation_config = model.generation_config
+        return made
 
     @property
     def vocab_size(self) -> int:
@@ -143,6 +152,12 @@ class NativeModel:
     def instructions(self) -> str:
         """The instruction set in use."""
         return self._library.malmoi_instructions_of(self._model).decode()
+
+    @property
+    def engine(self) -> str:
+        """In a few words what computes: the weights' numbers, the instruction set, the threads."""
+        kinds = Counter(tensor.kind for tensor in self._held.values() if isinstance(tensor, Packed))
+        return f"native, {kinds.most_common(1)[0][0].name.lower()}, {self.instructions}, {self.threads} threads"
 
     @property
     def cache_bytes(self) -> int:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import mmap
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from malmoi.native.packed import ALIGNMENT, LAYOUT_VERSION, STORED, Packed, alig
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 METHOD = "malmoi"  # quant_method
 SCALES = ".scales"
+_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _HEADER_LIMIT = 100_000_000  # the format's own
 _TYPES = {
     "U8": np.dtype(np.uint8),
@@ -44,10 +45,12 @@ Stored = Mapping[str, "Packed | NDArray[np.float32]"]  # by the names of `descri
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A model ready for the engine: its sizes, and each tensor's numbers, packed or plain."""
+    """A model ready for the engine: its sizes, each tensor's numbers, packed or plain, and the ids that begin, end and
+    pad its texts (under `GenerationConfig`'s names)."""
 
     description: Description
     tensors: Stored
+    ids: Mapping[str, Any] = field(default_factory=dict)
 
     def settled(self) -> Opened:
         """The same with all matrices copied into huge pages (`malmoi.native.packed.settled`)."""
@@ -58,7 +61,7 @@ class Opened:
             name: Packed(tensor.kind, next(copies), None if tensor.scales is None else next(copies))
             for name, tensor in packed.items()
         }
-        return Opened(self.description, {**self.tensors, **moved})
+        return Opened(self.description, {**self.tensors, **moved}, self.ids)
 
 
 def suffix(kind: Kind) -> str:
@@ -126,7 +129,7 @@ def open_folder(folder: Path) -> Opened:
         found[tensor.name] = _take(path, held, tensor)
     if held:
         raise MalmoiError(f"{path}: holds tensors that such a model does not have: {', '.join(sorted(held)[:5])}.")
-    return Opened(description, found)
+    return Opened(description, found, {name: said["model"].get(name) for name in _IDS})
 
 
 def _config(folder: Path) -> Mapping[str, Any]:

@@ -136,7 +136,8 @@ def quantise(
     for a model that the engine does not compute.
     """
     from malmoi.formats.atomic import carry, replaced
-    from malmoi.formats.families import to_config
+    from malmoi.formats.families import EXTRA, to_config
+    from malmoi.formats.folder import read_json
 
     kind = kind_named(to)
     headed = head_kind(kind, head)
@@ -145,6 +146,9 @@ def quantise(
     description, _ = description_of(model)
     said: dict[str, Any] = to_config(model.config)
     said["dtype"] = "float32"  # of the activations
+    own = read_json(source / CONFIG).get(EXTRA) if (source / CONFIG).is_file() else None
+    if isinstance(own, dict) and "vocabulary" in own:  # the mark of the tokenizer that belongs to the model
+        said.setdefault(EXTRA, {})["vocabulary"] = own["vocabulary"]
     said["quantization_config"] = {
         "quant_method": METHOD,
         "bits": _BITS[kind],
