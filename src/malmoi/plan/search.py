@@ -1,0 +1,226 @@
+"""The best layout for a model on a cluster: every sensible one is tried, the losers say why they lost.
+
+"fastest" takes the least time, "smallest" the fewest devices of the cluster that still hold the training, "cheapest"
+the fewest device-hours. A layout is only ever returned when its memory fits, with a margin for what no table counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from malmoi.config import MalmoiError
+from malmoi.plan.hardware import Cluster
+from malmoi.plan.layout import Layout, Training, check, divisors
+from malmoi.plan.memory import HEADROOM, memory
+from malmoi.plan.step_time import Physics, Step, physics, step_time
+from malmoi.plan.work import Work
+
+Goal = Literal["fastest", "cheapest", "smallest"]
+MICRO_BATCHES = (1, 2, 4, 8, 16, 32)
+MOST_STAGES, MOST_TURNS = 64, 8
+RUNNERS_UP = 5
+GROWTH = (1, 1.05, 1.1, 1.2, 1.35, 1.5, 2, 3, 4, 8, 16, 32, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A layout that fits, its time, and its peak of memory in bytes."""
+
+    layout: Layout
+    step: Step
+    peak: float
+
+    @property
+    def device_seconds(self) -> float:
+        return self.step.total * self.layout.devices
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The winner, the next best of other kinds, and the best that did not fit, if it would have been faster."""
+
+    winner: Found
+    runners_up: tuple[tuple[Found, str], ...]
+    tried: int
+    too_large: int
+
+
+def room(cluster: Cluster) -> float:
+    """Bytes of a device that a plan may fill."""
+    return cluster.device.memory * (1 - HEADROOM)
+
+
+def candidates(work: Work, count: int, node: int, training: Training) -> Iterator[Layout]:
+    """Layouts that divide what they cut; recomputation and ZeRO stage are still the lightest."""
+    layer = work.layers[-1][0]
+    for tensor in (size for size in divisors(count) if size <= min(node, 64)):
+        if tensor & (tensor - 1) or layer.heads % tensor or (layer.kv_heads % tensor and tensor % layer.kv_heads):
+            continue
+        for pipeline in (size for size in divisors(count // tensor) if size <= min(work.depth, MOST_STAGES)):
+            for context in _contexts(count // (tensor * pipeline), training):
+                data = count // (tensor * pipeline * context)
+                if training.batch % data:
+                    continue
+                for expert in _experts(work, data * context * tensor):
+                    for micro in (size for size in MICRO_BATCHES if training.batch // data % size == 0):
+                        for turns in _turns(work.depth, pipeline):
+                            yield Layout(
+                                data=data,
+                                tensor=tensor,
+                                pipeline=pipeline,
+                                interleave=turns,
+                                context=context,
+                                expert=expert,
+                                micro_batch=micro,
+                                sequence_parallel=tensor > 1,
+                            )
+
+
+def _contexts(rest: int, training: Training) -> list[int]:
+    """Cutting rows pays where they are long: at least 4,096 tokens stay on a device."""
+    return [size for size in divisors(rest) if size == 1 or training.sequence / size >= 4096][:5]
+
+
+def _experts(work: Work, group: int) -> list[int]:
+    if not work.has_experts:
+        return [1]
+    experts = work.layers[-1][0].experts
+    fitting = [size for size in divisors(experts) if group % size == 0]
+    return fitting if len(fitting) <= 4 else [fitting[0], *fitting[-3:]]
+
+
+def _turns(depth: int, pipeline: int) -> list[int]:
+    if pipeline == 1 or depth % pipeline:
+        return [1]
+    return [size for size in divisors(depth // pipeline) if size <= MOST_TURNS]
+
+
+def _lightest(work: Work, layout: Layout, training: Training, limit: float) -> tuple[Layout, float] | None:
+    """The layout with the least recomputation and slicing that fits, or None."""
+    how = ("none", "selective", "full") if training.scores else ("none", "full")
+    for zero in (1, 3) if layout.pipeline == 1 and layout.data > 1 else (1,):
+        for recompute in how:
+            tried = replace(layout, zero=zero if layout.data > 1 else 0, recompute=recompute)
+            peak = memory(work, tried, training).peak
+            if peak <= limit:
+                return tried, peak
+    return None
+
+
+def fitting(work: Work, cluster: Cluster, training: Training, constants: Physics) -> tuple[list[Found], int, int]:
+    """All layouts that fit with their times, how many were tried and how many were too large."""
+    found, tried, large = [], 0, 0
+    hopeless: set[tuple[int, int, int, int]] = set()
+    for layout in candidates(work, cluster.count, cluster.device.node, training):
+        key = (layout.tensor, layout.pipeline, layout.context, layout.expert)
+        tried += 1
+        if key in hopeless:
+            large += 1
+            continue
+        lightest = _lightest(work, layout, training, room(cluster))
+        if lightest is None:
+            large += 1
+            if layout.micro_batch == 1 and layout.interleave == 1:
+                hopeless.add(key)  # more rows at a time or more pieces only add to it
+            continue
+        chosen, peak = lightest
+        found.append(Found(chosen, step_time(work, cluster.device, training, chosen, constants), peak))
+    return found, tried, large
+
+
+def search(work: Work, cluster: Cluster, training: Training, goal: Goal = "fastest") -> Result:
+    """The best layout. Raises `MalmoiError` where none fits, saying how many devices would do."""
+    constants = physics()
+    sizes = [cluster.count] if goal == "fastest" else divisors(cluster.count)
+    found: list[Found] = []
+    tried = large = 0
+    for count in sizes:
+        part = Cluster(count, cluster.device)
+        more, some, lost = fitting(work, part, training, constants)
+        found, tried, large = found + more, tried + some, large + lost
+        if goal == "smallest" and more:
+            break
+    if not found:
+        enough = devices_needed(work, cluster, training)
+        words = f"about {enough:,} of them would do" if enough else "no number of them was found that would"
+        raise MalmoiError(
+            f"{work.name} does not fit on {cluster}: no layout leaves its states and activations within "
+            f"{room(cluster) / 2**30:,.0f} GiB of each device; {words}."
+        )
+    measure = (lambda each: each.device_seconds) if goal == "cheapest" else (lambda each: each.step.total)
+    ranked = sorted(found, key=measure)
+    winner = ranked[0]
+    check(winner.layout, work, training)
+    return Result(winner, tuple(_runners_up(ranked)), tried, large)
+
+
+def _runners_up(ranked: list[Found]) -> Iterator[tuple[Found, str]]:
+    """The best layouts of other kinds (not the winner with another micro-batch), and the reason for each."""
+    winner = ranked[0]
+    seen = {_kind(winner.layout)}
+    for other in ranked[1:]:
+        if _kind(other.layout) in seen:
+            continue
+        seen.add(_kind(other.layout))
+        yield other, why(other, winner)
+        if len(seen) > RUNNERS_UP:
+            return
+
+
+def _kind(layout: Layout) -> tuple[int, ...]:
+    return layout.tensor, layout.pipeline, layout.context, layout.expert, layout.devices
+
+
+def why(loser: Found, winner: Found) -> str:
+    """The part of the step in which a layout loses most to the winner."""
+    names = {
+        "matrix": "matrix products (recomputed or of awkward shape)",
+        "memory": "memory traffic",
+        "kernels": "many small kernels",
+        "tensor": "tensor-parallel exchange",
+        "expert": "sending tokens to experts",
+        "context": "context-parallel exchange",
+        "pipeline": "handing activations between stages",
+        "data": "exchanging gradients or gathering weights",
+        "bubble": "waiting in the pipeline",
+        "optimizer": "the optimizer's pass over memory",
+        "straggling": "waiting for the slowest node",
+    }
+    lost = {key: getattr(loser.step, key) - getattr(winner.step, key) for key in names}
+    worst = max(lost, key=lambda key: lost[key])
+    slower = loser.step.total / winner.step.total - 1
+    if lost[worst] <= 0:
+        return f"{loser.layout.devices} devices; {slower:+.1%} time"
+    return f"{slower:+.1%}: loses {lost[worst]:.3g} s a step in {names[worst]}"
+
+
+def devices_needed(work: Work, cluster: Cluster, training: Training) -> int | None:
+    """The smallest number of devices, in whole nodes, that holds the training; None where 64 times the least does not.
+
+    Experts are dealt out in equal hands, so numbers are tried that share a factor with the number of experts.
+    """
+    node = cluster.device.node
+    states = training.gradient_bytes + 14 if not training.lora_rank else 2
+    least = max(1, int(work.counted.total * states / room(cluster)))
+    experts = work.layers[-1][0].experts
+    units = {node * size for size in divisors(experts or 1) if size <= 1024}
+    counts = {-(-round(least * factor) // unit) * unit for unit in units for factor in GROWTH}
+    for count in sorted(counts):
+        if _holds(work, cluster, replace(training, batch=max(training.batch // count, 1) * count), count):
+            return count
+    return None
+
+
+def _holds(work: Work, cluster: Cluster, training: Training, count: int) -> bool:
+    """Does any layout fit with the least that a device can be given: one row at a time, everything recomputed?"""
+    seen = set()
+    for layout in candidates(work, count, cluster.device.node, training):
+        key = (layout.tensor, layout.pipeline, layout.context, layout.expert)
+        if layout.micro_batch > 1 or layout.interleave > 1 or key in seen:
+            continue
+        seen.add(key)
+        if _lightest(work, layout, training, room(cluster)):
+            return True
+    return False
