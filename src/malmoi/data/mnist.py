@@ -27,9 +27,9 @@ SIDE = 32
 VARIED = 7  # documents of each digit as other hands would have written it, beside the one as it is
 LICENSE = "CC-BY-SA-3.0"
 CAPTIONS = {
-    "en": [f"the digit {w}" for w in "zero one two three four five six seven eight nine".split()],
-    "ko": [f"숫자 {w}" for w in "영 일 이 삼 사 오 육 칠 팔 구".split()],
-    "fr": [f"le chiffre {w}" for w in "zéro un deux trois quatre cinq six sept huit neuf".split()],
+    "en": [f"the digit {w}" for w in ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]],
+    "ko": [f"숫자 {w}" for w in ["영", "일", "이", "삼", "사", "오", "육", "칠", "팔", "구"]],
+    "fr": [f"le chiffre {w}" for w in ["zéro", "un", "deux", "trois", "quatre", "cinq", "six", "sept", "huit", "neuf"]],
 }
 _MAX_BYTES = 2**28
 
