@@ -6,6 +6,7 @@
 
     recipe.yaml        the run as it was asked for, every default filled in (`malmoi train recipe.yaml` repeats it)
     tokenizer/         learned from the data, or a copy of the one that was given
+    image_tokenizer/   with `images`: what was learned of the data's pictures (tokenizer/ holds it, too)
     tokens/            the token file (`malmoi data show` reads it), validation/ where other files are measured on
     checkpoint-<step>/ config.yaml versions.json metrics.jsonl loss.png: the training loop's own records
     model/             the finished model folder
@@ -30,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 from malmoi.cli import facts, preparing, transfer
 from malmoi.cli.console import language
 from malmoi.cli.folders import MODEL, RECIPE, TOKENS, model_folder
+from malmoi.cli.image_tokenizer import with_images
 from malmoi.cli.tokenizer import document_texts
 from malmoi.config import DataConfig, GenerationConfig, MalmoiError, ModelConfig, Recipe, SourceConfig, TrainConfig
 
@@ -228,6 +230,7 @@ def check_folder(folder: Path, resume: bool) -> None:
 
 def prepare_tokenizer(settings: Settings, folder: Path, show: Show) -> GPT4Tokenizer:
     """The run's own tokenizer: there already, given by the recipe, or learned from the data now."""
+    from malmoi.data.pictures import pictures_of
     from malmoi.tokens.tokenizer import GPT4Tokenizer
 
     recipe = settings.recipe
@@ -244,6 +247,8 @@ def prepare_tokenizer(settings: Settings, folder: Path, show: Show) -> GPT4Token
         tokenizer = learn(
             document_texts(sample), settings.vocab_size, sample_bytes=SAMPLE_BYTES, seed=settings.train.seed
         )
+    pictures = itertools.chain.from_iterable(map(pictures_of, _read(recipe.data.sources, settings.train.seed)))
+    tokenizer = with_images(tokenizer, recipe, pictures, folder, lambda text: show(Stage("tokenizer", text)))
     aside = folder / f".{TOKENIZER}.building-{os.getpid()}"  # its files appear together or not at all
     tokenizer.save_pretrained(aside)
     aside.rename(folder / TOKENIZER)
@@ -276,7 +281,7 @@ def prepare_tokens(settings: Settings, folder: Path, tokenizer: GPT4Tokenizer, s
             return build(
                 parts, tokenizer, place, held_out=held_out, progress=progress, workers=workers if workers > 1 else 0
             )
-        documents = itertools.chain.from_iterable(_read(source, settings.train.seed) for source in sources)
+        documents = _read(sources, settings.train.seed)
         return build(documents, tokenizer, place, held_out=held_out, progress=progress)
 
     if data.validation:
@@ -408,10 +413,10 @@ def _village_part(source: SourceConfig, seed: int, start: int, stop: int) -> Ite
         yield dataclasses.replace(document, source=name, license=source.license or document.license)
 
 
-def _read(source: SourceConfig, seed: int) -> Iterator[Document]:
+def _read(sources: Sequence[SourceConfig], seed: int) -> Iterator[Document]:
     from malmoi.data.corpus import read
 
-    return read(source, seed=seed)
+    return itertools.chain.from_iterable(read(source, seed=seed) for source in sources)
 
 
 def _sample(source: SourceConfig) -> Iterator[Document]:

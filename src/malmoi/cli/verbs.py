@@ -13,9 +13,12 @@ from typer.core import TyperCommand, TyperGroup
 VERBS: dict[str, tuple[str, str]] = {
     "quickstart": ("quickstart", "Train a first GPT here, in a few minutes, and hear it."),
     "tokenizer": ("tokenizer", "Learn a vocabulary, measure it, look at its tokens."),
+    "image-tokenizer": ("image_tokenizer", "Learn to turn pictures into tokens; how well they come back."),
     "data": ("data", "See what is in your files; make the token file."),
     "train": ("train", "Train a model from a recipe or from files; resume."),
     "generate": ("generate", "Let a model continue a text."),
+    "draw": ("draw", "Draw a picture of a text."),
+    "describe": ("describe", "Say what is in a picture."),
     "chat": ("chat", "Talk with a model."),
     "eval": ("evaluate", "Measure a model: answers by task, bits per byte of text."),
     "sweep": ("sweep", "Find good settings by many short trainings."),

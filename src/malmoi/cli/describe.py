@@ -1,0 +1,50 @@
+"""`malmoi describe FOLDER PICTURE`: what a model says to a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from malmoi.cli import options
+from malmoi.cli.console import print_json, write
+from malmoi.cli.folders import open_speaker, say_note
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+
+
+@app.command()
+def describe(
+    folder: Annotated[str, typer.Argument(help="A model that knows pictures: its folder, or a run's.")],
+    picture: Annotated[Path, typer.Argument(help="A PNG, JPEG or WebP file of any size.")],
+    prompt: Annotated[str, typer.Argument(help='A question, or how the answer begins: "English: ".')] = "English: ",
+    max_new_tokens: options.MaxNewTokens = None,
+    temperature: options.Temperature = None,
+    seed: options.Seed = None,
+    backend: options.BackendChoice = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what is in a picture.
+
+    [bold]Examples[/bold]
+
+    \b
+    malmoi describe runs/emoji apple.png
+    malmoi describe runs/emoji apple.png "한국어: "
+    malmoi describe runs/scenes scene.png "How many blue circles? "
+    """
+    from malmoi.generate.pictures import describe as described
+    from malmoi.tokens.picture import Picture
+
+    given: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    settings = {name: value for name, value in given.items() if value is not None}
+    opened = Picture(picture)
+    opened.open()  # a file that is no picture is said before a model is read
+    speaker = open_speaker(folder, backend)
+    say_note(speaker)
+    answer = described(speaker.backend, speaker.tokenizer, opened, prompt, **settings)
+    if as_json:
+        print_json({"picture": picture, "prompt": prompt, "answer": answer, "engine": speaker.engine})
+    else:
+        write(f"{answer}\n")
