@@ -68,10 +68,13 @@ def model_to_start_from(recipe: Recipe, train: TrainConfig, vocabulary: int) -> 
     """The model of `start_from` in float32, with the recipe's adapter; `vocabulary` is the tokenizer's size."""
     from malmoi.model.gpt import GPT4LMHeadModel
     from malmoi.train.adapters import add_lora, freeze
+    from malmoi.train.vocabulary import grow_vocabulary
 
     assert recipe.start_from is not None
     model = GPT4LMHeadModel.from_pretrained(model_folder(recipe.start_from), dtype="float32")
-    if vocabulary > model.config.vocab_size:
+    if vocabulary > model.config.vocab_size and (recipe.images or recipe.image_tokenizer):
+        grow_vocabulary(model, vocabulary, train.seed)  # of the tokens of pictures
+    elif vocabulary > model.config.vocab_size:
         raise MalmoiError(
             f"{recipe.start_from}: has a vocabulary of {model.config.vocab_size}, but the tokenizer has "
             f"{vocabulary} tokens. Leave out `tokenizer` to use the model's own."
