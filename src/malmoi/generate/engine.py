@@ -191,7 +191,8 @@ class Engine:
         if isinstance(writer, BeamSearch):
             tokens, speaking = self._search(live, job, writer, rows), [job]
         else:
-            rows = writer.guided(rows) if isinstance(writer, Guided) else rows
+            if isinstance(writer, Guided):
+                rows, chunks = writer.guided(rows), chunks[:1]
             speaking = [job, *self._part(live, job)]
             chunks += [Chunk(follower.branches[0], 0, 0, []) for follower in speaking[1:]]
             voices = [live.jobs[each] for each in speaking]
