@@ -15,13 +15,14 @@ from dataclasses import asdict
 import numpy as np
 from planner_rows import Case
 
-from malmoi.plan.step_time import Physics
+from malmoi.plan.layout import Layout
+from malmoi.plan.physics import Physics
 
 WIDTH = {  # one standard deviation of the logarithm of a constant
-    "matrix": 0.08, "fp8": 0.15, "flash": 0.2, "memory": 0.08, "depth": 0.5, "traffic": 0.4, "intra": 0.15, "inter": 0.1,
-    "rails": 1.0, "hide": 0.1, "kernel": 0.5, "hop": 0.5, "route": 0.7, "straggle": 0.7,
+    "matrix": 0.08, "fp8": 0.15, "flash": 0.2, "memory": 0.08, "route": 0.4, "depth": 0.5, "wave": 0.3, "traffic": 0.4,
+    "intra": 0.15, "inter": 0.1, "hide": 0.1, "kernel": 0.5, "launch": 0.3, "hop": 0.5, "pause": 0.7, "straggle": 0.7,
 }  # fmt: skip
-FRACTIONS = {"matrix", "fp8", "flash", "memory", "traffic", "intra", "inter", "rails", "hide"}
+FRACTIONS = {"matrix", "fp8", "flash", "memory", "route", "traffic", "intra", "inter", "hide"}
 HUBER = 0.04  # of the logarithm: beyond 4 % an error counts linearly
 SPREAD = 0.05  # how exact a prediction should be, against which the widths are weighed
 ROUNDS, STEP = 25, 1e-3
@@ -39,30 +40,36 @@ def errors(cases: Sequence[Case], physics: Physics) -> np.ndarray:
 
 
 def fit(cases: Sequence[Case]) -> Physics:
-    """Damped Gauss and Newton with Huber's weights."""
+    """Damped Gauss and Newton with Huber's weights. What rows leave open is chosen anew before every round."""
     widths = np.array(list(WIDTH.values()))
     theta = np.zeros(len(widths))
+    layouts: list[Layout] = []
 
-    def objective(at: np.ndarray) -> float:
-        size = np.abs(errors(cases, _physics(at)))
+    def logs(at: np.ndarray) -> np.ndarray:
+        physics = _physics(at)
+        return np.array(
+            [math.log(case.seconds_of(one, physics) / case.seconds) for case, one in zip(cases, layouts, strict=True)]
+        )
+
+    def objective(found: np.ndarray, at: np.ndarray) -> float:
+        size = np.abs(found)
         loss = np.where(size < HUBER, 0.5 * size**2, HUBER * (size - HUBER / 2)).sum()
         return float(loss / SPREAD**2 + 0.5 * ((at / widths) ** 2).sum())
 
-    best, damping = objective(theta), 1.0
+    damping = 1.0
     for _ in range(ROUNDS):
-        now = errors(cases, _physics(theta))
-        slopes = np.stack(
-            [(errors(cases, _physics(theta + STEP * unit)) - now) / STEP for unit in np.eye(len(theta))], axis=1
-        )
+        layouts = [case.chosen(_physics(theta)) for case in cases]
+        now = logs(theta)
+        best = objective(now, theta)
+        slopes = np.stack([(logs(theta + STEP * unit) - now) / STEP for unit in np.eye(len(theta))], axis=1)
         weights = np.minimum(1, HUBER / np.maximum(np.abs(now), 1e-12)) / SPREAD**2
         gradient = slopes.T @ (weights * now) + theta / widths**2
         curvature = (slopes * weights[:, None]).T @ slopes + np.diag(1 / widths**2)
         step = -np.linalg.solve(curvature + damping * np.diag(np.diag(curvature)), gradient)
-        tried = objective(theta + step)
+        tried = objective(logs(theta + step), theta + step)
         if tried < best:
-            done = best - tried < 1e-4 * best
-            theta, best, damping = theta + step, tried, damping / 4
-            if done:
+            theta, damping = theta + step, damping / 4
+            if best - tried < 1e-3 * best:
                 break
         else:
             damping *= 4

@@ -8,7 +8,7 @@ fits, a pipeline is not interleaved. Nothing here is a number that could be turn
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from malmoi import presets
 from malmoi.config import ModelConfig
 from malmoi.plan.flops import training_flops
 from malmoi.plan.hardware import Device, device
-from malmoi.plan.layout import Layout, Training
+from malmoi.plan.layout import Layout, Recompute, Training, divisors
 from malmoi.plan.memory import HEADROOM, memory
-from malmoi.plan.step_time import Clock, Physics, Step
+from malmoi.plan.physics import Physics
+from malmoi.plan.step_time import Clock, Step
 from malmoi.plan.work import Work, deepseek_work, work_of
 
 Row = dict[str, str]
@@ -31,7 +32,7 @@ NEW = Training(1, 4096, "bf16", overlap="tensor")
 
 @dataclass(frozen=True)
 class Case:
-    """One published run. `free`: fields of the layout that the source leaves open, with the values to choose from."""
+    """One published run. `layouts`: the one that the source states, or all that it leaves open and that fit."""
 
     file: str
     system: str
@@ -39,26 +40,58 @@ class Case:
     work: Work
     device: Device
     training: Training
-    layout: Layout
+    layouts: tuple[Layout, ...]
     seconds: float
-    free: dict[str, tuple[int, ...]]
+
+    @property
+    def key(self) -> str:
+        return f"{self.file}: {self.system}, {self.name}"
+
+    def seconds_of(self, layout: Layout, physics: Physics) -> float:
+        return Clock(self.work, self.device, self.training, layout, physics).step().total
+
+    def chosen(self, physics: Physics) -> Layout:
+        """Who publishes a run has tuned what the row leaves open: the fastest of it is meant."""
+        if len(self.layouts) == 1:
+            return self.layouts[0]
+        return min(self.layouts, key=lambda layout: self.seconds_of(layout, physics))
 
     def step(self, physics: Physics) -> tuple[Step, Layout]:
-        """The planner's answer: the fastest of what is left open."""
-        found: list[tuple[Step, Layout]] = []
-        room = self.device.memory * (1 - HEADROOM)
-        for layout in self.layouts():
-            step = Clock(self.work, self.device, self.training, layout, physics).step()
-            found.append((step, layout))
-        # what was run did fit: where the table of memory doubts it, the smallest micro-batch is meant
-        fitting = [each for each in found if memory(self.work, each[1], self.training).peak <= room]
-        least = min(layout.micro_batch for _, layout in found)
-        return min(fitting or [e for e in found if e[1].micro_batch == least], key=lambda each: each[0].total)
+        """The planner's answer."""
+        layout = self.chosen(physics)
+        return Clock(self.work, self.device, self.training, layout, physics).step(), layout
 
-    def layouts(self) -> Iterator[Layout]:
-        for micro in self.free.get("micro_batch", (self.layout.micro_batch,)):
-            if self.training.batch % (self.layout.data * micro) == 0:
-                yield replace(self.layout, micro_batch=micro)
+
+def opened(
+    work: Work, device: Device, training: Training, layout: Layout, open_fields: Sequence[str]
+) -> tuple[Layout, ...]:
+    """The layouts that a row allows: its own, and every value of what it leaves open, as far as they fit.
+
+    Recomputation that is open is the least that fits. Where the table of memory doubts all of them (what was run did
+    fit), the one that needs least stays.
+    """
+    room = device.memory * (1 - HEADROOM)
+    micros = MICRO_BATCHES if "micro_batch" in open_fields else (layout.micro_batch,)
+    depth = work.depth // layout.pipeline
+    whole = layout.pipeline > 1 and work.depth % layout.pipeline == 0
+    turns = divisors(depth) if "interleave" in open_fields and whole else [layout.interleave]
+    kinds: tuple[Recompute, ...] = ("none", "selective", "full") if "recompute" in open_fields else (layout.recompute,)
+    fitting, smallest = [], []
+    for micro in micros:
+        if training.batch % (layout.data * micro):
+            continue
+        for turn in turns:
+            tried = replace(layout, micro_batch=micro, interleave=turn)
+            if turn > 1 and tried.pieces(training) % layout.pipeline:
+                continue
+            for kind in kinds:
+                tried = replace(tried, recompute=kind)
+                peak = memory(work, tried, training).peak
+                smallest.append((peak, len(smallest), tried))
+                if peak <= room:
+                    fitting.append(tried)
+                    break
+    return tuple(fitting) or (min(smallest)[2],)
 
 
 def read(path: Path) -> list[Row]:
@@ -91,7 +124,8 @@ def classic(hidden: int, layers: int, heads: int, vocabulary: int, sequence: int
     return work_of(config, f"GPT {hidden} x {layers}")
 
 
-MICRO = {"micro_batch": (1, 2, 4, 8)}
+MICRO_BATCHES = (1, 2, 4, 8)
+SCHEDULE = ("micro_batch", "interleave")  # what most tables leave open
 
 
 def _number(row: Row, key: str, default: int = 1) -> int:
@@ -108,7 +142,8 @@ def megatron_2021(row: Row) -> Case:
     flops = training_flops(work, sequence, "full").hardware * batch * sequence
     seconds = flops / (float(row["tflops_per_gpu"]) * 1e12 * gpus)
     name = f"{row['params_B_published']}B on {gpus}"
-    return Case("", "Megatron 2021", name, work, device("A100"), training, layout, seconds, MICRO)
+    layouts = opened(work, device("A100"), training, layout, SCHEDULE)  # "interleaved" (section 5.1), not how often
+    return Case("", "Megatron 2021", name, work, device("A100"), training, layouts, seconds)
 
 
 def megatron_2021_table2(row: Row) -> Case:
@@ -125,7 +160,8 @@ def megatron_2021_table2(row: Row) -> Case:
     seconds = flops / (float(row["tflops_per_gpu"]) * 1e12 * gpus)
     system = "DeepSpeed ZeRO-3 2021" if sliced else "Megatron 2021"
     name = f"{row['scheme']} {row['params_B']}B on {gpus}"
-    return Case("", system, name, work, device("A100"), training, layout, seconds, {})
+    layouts = opened(work, device("A100"), training, layout, () if sliced else ("interleave",))
+    return Case("", system, name, work, device("A100"), training, layouts, seconds)
 
 
 def korthikanti(row: Row) -> Iterator[Case]:
@@ -141,7 +177,7 @@ def korthikanti(row: Row) -> Iterator[Case]:
     ):
         name = f"{row['model']} {layout.recompute}"
         seconds = float(row[column])
-        yield Case("", "Korthikanti 2022", name, work, device("A100"), training, layout, seconds, {})
+        yield Case("", "Korthikanti 2022", name, work, device("A100"), training, (layout,), seconds)
 
 
 def megascale(row: Row) -> Case | None:
@@ -153,7 +189,8 @@ def megascale(row: Row) -> Case | None:
     layout = Layout(data, tensor, pipeline, zero=1, recompute="selective", sequence_parallel=True)
     training = replace(SELECTIVE, batch=batch)
     name = f"175B on {gpus}, batch {batch}"
-    return Case("", "MegaScale's Megatron", name, work, device("A100"), training, layout, float(row["iter_s"]), MICRO)
+    layouts = opened(work, device("A100"), training, layout, SCHEDULE)
+    return Case("", "MegaScale's Megatron", name, work, device("A100"), training, layouts, float(row["iter_s"]))
 
 
 def megatron_core(row: Row) -> Case:
@@ -166,7 +203,9 @@ def megatron_core(row: Row) -> Case:
     flops = training_flops(work, sequence).model_full * batch * sequence
     seconds = flops / (float(row["tflops_per_gpu"]) * 1e12 * gpus)
     name = f"{row['params_B']}B on {gpus}"
-    return Case("", "Megatron-Core H100", name, work, device(row["gpu"]), training, layout, seconds, MICRO)
+    machine = device(row["gpu"])
+    layouts = opened(work, machine, training, layout, (*SCHEDULE, "recompute"))
+    return Case("", "Megatron-Core H100", name, work, machine, training, layouts, seconds)
 
 
 BRIDGE_MODELS: dict[str, Callable[[], Work]] = {
@@ -202,11 +241,10 @@ def megatron_bridge(row: Row) -> Case | None:
     precision = "fp8" if row["precision"].startswith("FP8") else "bf16"
     training = replace(NEW, batch=batch, sequence=sequence, precision=precision)
     seconds = batch * sequence / (float(row["tokens_s_gpu"]) * gpus)
-    if memory(work, layout, training).peak > machine.memory * (1 - HEADROOM):
-        layout = replace(layout, recompute="full")  # the table does not say; without it the run does not fit
     system = f"Megatron-Bridge {row['system']}"
     name = f"{row['model']} {row['precision']} on {gpus}"
-    return Case("", system, name, work, machine, training, layout, seconds, {})
+    layouts = opened(work, machine, training, layout, ("recompute",))
+    return Case("", system, name, work, machine, training, layouts, seconds)
 
 
 def llama3(row: Row) -> Case:
@@ -220,7 +258,8 @@ def llama3(row: Row) -> Case:
     training = replace(NEW, batch=each * data, sequence=sequence, overlap="data")
     flops = training_flops(work, sequence).model_causal * training.tokens
     seconds = flops / (float(row["tflops_per_gpu"]) * 1e12 * gpus)
-    return Case("", "Llama 3", f"405B on {gpus}", work, device("H100"), training, layout, seconds, {})
+    name = f"405B on {gpus}, {sequence} tokens a row"
+    return Case("", "Llama 3", name, work, device("H100"), training, (layout,), seconds)
 
 
 FILES: dict[str, Callable[[Row], Any]] = {

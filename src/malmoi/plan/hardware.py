@@ -35,14 +35,21 @@ class Device:
     watts: float
     fp8: float = 0.0  # 0: it has no such units
     fp32: float = 0.0  # 0: not known, training in fp32 is not planned
+    units: int = 0  # multiprocessors, each with a tile of a product; 0: not known, no wave is counted
+    launch: float = 0.0  # seconds between two small operations, where they were measured
     status: str = "verified"
     source: str = ""
     note: str = ""
 
     @property
+    def measured(self) -> bool:
+        """Are its rates what `malmoi doctor` saw, rather than what a data sheet promises?"""
+        return self.status == "measured"
+
+    @property
     def doubtful(self) -> str:
         """Why a number of this row is not to be trusted fully; empty where all are verified."""
-        return "" if self.status == "verified" else f"{self.status}: {self.note or self.source}"
+        return "" if self.status in ("verified", "measured") else f"{self.status}: {self.note or self.source}"
 
 
 @dataclass(frozen=True, slots=True)

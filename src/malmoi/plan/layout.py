@@ -30,7 +30,8 @@ class Training:
     """What is trained with: everything of a run that is not the model, the machine or the layout.
 
     `scores`: attention writes its table of scores (before FlashAttention, 2022). `overlap`: what communication the
-    software hides behind computing; each word includes those before it.
+    software hides behind computing; each word includes those before it. `recipe`: "mixed" keeps 16-bit weights beside
+    fp32 ones in the optimizer (Megatron), "autocast" fp32 weights and gradients alone (our own loop, torch.autocast).
     """
 
     batch: int  # rows of an update, all devices together
@@ -42,6 +43,7 @@ class Training:
     overlap: Overlap = "tensor"
     gradient_bytes: int = 4
     lora_rank: int = 0  # 0: all weights learn
+    recipe: Literal["mixed", "autocast"] = "mixed"
 
     @property
     def tokens(self) -> int:
@@ -111,6 +113,7 @@ def check(layout: Layout, work: Work, training: Training, devices: int | None = 
         raise MalmoiError(f"pipeline x interleave = {stages} is more than the model's {work.depth} layers.")
     if layout.interleave > 1:
         _divides("pipeline x interleave", stages, "layers", work.depth)
+        _divides("pipeline (interleaved)", layout.pipeline, "micro-batches of an update", layout.pieces(training))
     _divides("data x micro-batch", layout.data * layout.micro_batch, "the batch's rows", training.batch)
     _divides("context", layout.context, "the sequence length", training.sequence)
     if layout.expert > 1 and not work.has_experts:

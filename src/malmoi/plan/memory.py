@@ -77,7 +77,7 @@ def adapter(work: Work, layout: Layout, training: Training, stage: int) -> float
 def states(work: Work, layout: Layout, training: Training, stage: int) -> tuple[float, float, float]:
     """Bytes of weights, gradients and optimizer on one device of a stage."""
     dense, expert = parameters(work, layout, stage)
-    whole = training.precision == "fp32"
+    whole = training.precision == "fp32" or training.recipe == "autocast"
     weight, gradient = (4.0, 4.0) if whole else (2.0, float(training.gradient_bytes))
     moments = 8.0 if whole else STATES[training.optimizer]
     rows = layout.data * layout.context
@@ -94,7 +94,7 @@ def states(work: Work, layout: Layout, training: Training, stage: int) -> tuple[
 
 
 def kept(layer: LayerWork, work: Work, layout: Layout, training: Training) -> float:
-    """Bytes that the backward pass of one layer needs for each token of a micro-batch, nothing recomputed."""
+    """Bytes that the backward pass of one layer needs for each token of a micro-batch (all of it, where layers are recomputed)."""
     a, t, w = training.bytes, layout.tensor, work.width
     i = 1 if training.precision == "fp8" else a  # bytes of what goes into a product: it is kept as it was multiplied
     between = 2 * w * (a + i) + (2 * w if training.dropout else 0)  # what goes into and out of norms; dropout's masks
@@ -102,7 +102,11 @@ def kept(layer: LayerWork, work: Work, layout: Layout, training: Training) -> fl
     heads = layer.heads * (layer.key_dim * a + layer.value_dim * i) / t
     keys = layer.kv_heads * (layer.key_dim + layer.value_dim) / min(t, layer.kv_heads)
     latent = sum(each.outputs for each in layer.dense if each.cut == "none" and each.name != "router")
-    inside = (2 if layer.gated else 1) * a + i  # for each of the hidden numbers: before the activation, and after
+    repeated = layout.recompute == "selective" and not training.scores
+    if repeated:  # what norms and activation functions return is made again, from what went into them
+        between -= 2 * w * i / (t if layout.sequence_parallel else 1)
+    inside = (2 if layer.gated else 1) * a  # for each of the hidden numbers: before the activation function ...
+    inside += 0 if repeated else i  # ... and after it
     total = between + heads + a * (keys + latent) + inside * layer.dense_hidden / t + scores(layer, layout, training)
     if layer.experts:  # the router's weights are applied inside, so that what experts return need not be kept
         share = 1 / t if layout.sequence_parallel else 1.0
