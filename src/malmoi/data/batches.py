@@ -42,7 +42,7 @@ class Batch:
     position_ids: Any
     document_ids: Any  # 0, 1, ... within each row
     num_target_tokens: int
-    num_bytes: int  # of the text that the target tokens stand for: the denominator of bits per byte
+    num_bytes: int | None  # of the text that the targets stand for, under bits per byte; None: they may be pictures
 
     def to(self, device: Any) -> Batch:
         """The same batch with its tensors on another device."""
@@ -175,6 +175,7 @@ def assemble(chosen: list[tuple[View, Plan, np.ndarray, np.ndarray]], B: int, T:
     used, pieces_in_row = np.zeros(B, np.int64), np.zeros(B, np.int64)
     document_ids, position_ids = np.empty((B, T), np.int64), np.empty((B, T), np.int64)
     num_targets = num_bytes = 0
+    pictures = any(view.token_file.has_pictures for view, *_ in chosen)
     filled = []
     for view, plan, rows, places in chosen:
         pieces, row = plan.pieces(rows)
@@ -207,7 +208,7 @@ def assemble(chosen: list[tuple[View, Plan, np.ndarray, np.ndarray]], B: int, T:
         position_ids=torch.from_numpy(position_ids),
         document_ids=torch.from_numpy(document_ids),
         num_target_tokens=num_targets,
-        num_bytes=num_bytes,
+        num_bytes=None if pictures else num_bytes,
     )
 
 

@@ -135,8 +135,8 @@ def source_name(source: SourceConfig) -> str:
     first = source.path if isinstance(source.path, str) else source.path[0]
     if first == STANDARD_INPUT:
         return "stdin"
-    if first.partition(":")[0] == VILLAGE:
-        return VILLAGE
+    if (scheme := first.partition(":")[0]) in (VILLAGE, *SCHEMES):
+        return scheme
     last = Path(first).parts[-2:] or (first,)
     stem = last[-1].split(".")[0] or last[-1]
     name = stem if len(last) < 2 or last[0] in ("/", ".", "..", "**") else f"{last[0]}/{stem}"

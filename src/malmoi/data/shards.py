@@ -353,7 +353,7 @@ def id_dtype(vocab_size: int) -> np.dtype[Any]:
 def _manifest(
     shards: list[WrittenShard], tokenizer: Any, aside: Path, held_out: float, held_out_seed: int
 ) -> dict[str, Any]:
-    special = set(tokenizer.special_tokens.values())
+    special, largest = set(tokenizer.special_tokens.values()), max(shard.max_id for shard in shards)
     ruler = [0 if token in special else len(tokenizer.token_bytes(token)) for token in range(len(tokenizer))]
     return {
         "format": FORMAT,
@@ -361,8 +361,9 @@ def _manifest(
         "vocab_size": len(tokenizer),
         "tokenizer_sha256": fingerprint(tokenizer),
         "eos_token_id": tokenizer.eos_token_id,
+        **({"pictures": True} if tokenizer.images and tokenizer.images.begin <= largest else {}),
         "dtype": id_dtype(len(tokenizer)).name,
-        "max_id": max(shard.max_id for shard in shards),
+        "max_id": largest,
         "documents": sum(shard.documents for shard in shards),
         "tokens": sum(shard.tokens for shard in shards),
         "bytes": sum(shard.bytes for shard in shards),

@@ -73,6 +73,7 @@ class TokenFile:
         self.num_documents: int = manifest["documents"]
         self.num_tokens: int = manifest["tokens"]
         self.num_bytes: int = manifest["bytes"]
+        self.has_pictures = bool(manifest.get("pictures"))  # then bytes of text are no measure of what is learned
         self.has_loss_mask = any(shard.mask is not None for shard in shards)
         self.first_document = np.cumsum([0, *(len(shard.documents) for shard in shards)])  # (shards + 1,)
         self.first_token = np.cumsum([0, *(len(shard.ids) for shard in shards)])
