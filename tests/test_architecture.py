@@ -27,8 +27,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "presets": {"layers"},
     "model": {"layers"},
     "tokens": set(),
-    "formats": {"model", "layers", "tokens"},
     "data": {"tokens"},
+    "vision": {"model", "tokens", "data"},  # the language model never imports it
+    "formats": {"model", "layers", "tokens", "vision"},
     "train": {"data", "model", "tokens", "formats"},
     "native": {"model", "tokens", "formats"},
     "generate": {"model", "tokens", "formats"},

@@ -141,6 +141,7 @@ class ModelConfig(Config):
     bos_token_id: int | None = Field(default=None, ge=0)
     eos_token_id: int | None = Field(default=None, ge=0)
     pad_token_id: int | None = Field(default=None, ge=0)
+    image_token_id: int | None = Field(default=None, ge=0)  # where the features of pictures stand; None: nowhere
 
     @model_validator(mode="before")
     @classmethod
@@ -209,7 +210,7 @@ class ModelConfig(Config):
             self.num_experts == 0 or self.num_experts_per_tok <= self.num_experts,
             f"num_experts_per_tok={self.num_experts_per_tok} is more than num_experts={self.num_experts}.",
         )
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id", "image_token_id"):
             token = getattr(self, name)
             require(
                 token is None or token < self.vocab_size, f"{name}={token} is outside vocab_size={self.vocab_size}."

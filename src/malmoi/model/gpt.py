@@ -63,9 +63,17 @@ class Decoder(nn.Module):
         self.turning = (config.head_dim, config.rope_parameters) if not learned else None
 
     def forward(
-        self, input_ids: torch.Tensor, position_ids: torch.Tensor, sight: Sight, cache: Cache | None
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        sight: Sight,
+        cache: Cache | None,
+        image: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         x = self.embed_tokens(input_ids)  # (B, T, D)
+        if image is not None:
+            places, features = image  # (B, T), (N, D)
+            x = x.masked_scatter(places[..., None], features.to(x.dtype))
         if self.embed_positions is not None:
             x = x + self.embed_positions(position_ids)
         if self.embed_ngrams is not None:
@@ -140,14 +148,16 @@ class GPT4LMHeadModel(nn.Module):
         position_ids: torch.Tensor | None = None,
         document_ids: torch.Tensor | None = None,
         cache: Cache | None = None,
+        image_features: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The network below its vocabulary: ids (B, T) to (B, T, D) after the final norm; `lm_head` makes logits of it.
 
         `attention_mask` (B, T) is 1 for real tokens (pad on the left); with a cache it may also cover the past.
         `document_ids` (B, T) confines attention to tokens of equal id. Positions are counted from each row's first real
         token, or from each document's first, unless `position_ids` (B, T) says otherwise. A `cache` is read and added
-        to.
-        Raises `MalmoiError` beyond the context, for ids outside the vocabulary, and for shapes that do not fit.
+        to. `image_features` (N, D) stand in the places of the N placeholders (`config.image_token_id`), in order.
+        Raises `MalmoiError` beyond the context, for ids outside the vocabulary, for shapes that do not fit, and where
+        there are more or fewer features than placeholders.
         """
         past = cache.length if cache is not None else 0
         self._check(input_ids, past, position_ids)
@@ -157,7 +167,8 @@ class GPT4LMHeadModel(nn.Module):
         if position_ids is None:
             position_ids = self._positions(input_ids, past, real, document_ids)
         sight = Sight(input_ids.shape[1], past, self.model.windows, input_ids.device, real, document_ids)
-        hidden = self.model(input_ids, position_ids, sight, cache)
+        image = self._image(input_ids, image_features)
+        hidden = self.model(input_ids, position_ids, sight, cache, image)
         if cache is not None:
             cache.advance(input_ids.shape[1], real, input_ids if self.config.ngram_sizes else None)
         return hidden
@@ -171,6 +182,7 @@ class GPT4LMHeadModel(nn.Module):
         labels: torch.Tensor | None = None,
         cache: Cache | None = None,
         logits_to_keep: int = 0,
+        image_features: torch.Tensor | None = None,
     ) -> CausalLMOutput:
         """Ids (B, T) to logits (B, T, V), or of the last `logits_to_keep` positions only.
 
@@ -178,7 +190,7 @@ class GPT4LMHeadModel(nn.Module):
         labels[t + 1], as in transformers, so `model(ids, labels=ids).loss` is the mean next-token loss in nats. The
         other arguments are those of `hidden_states`.
         """
-        hidden = self.hidden_states(input_ids, attention_mask, position_ids, document_ids, cache)
+        hidden = self.hidden_states(input_ids, attention_mask, position_ids, document_ids, cache, image_features)
         kept = hidden[:, -logits_to_keep:] if logits_to_keep and labels is None else hidden
         logits = self.logits(self.lm_head(kept))
         if labels is None:
@@ -224,6 +236,27 @@ class GPT4LMHeadModel(nn.Module):
             if ids is not None and not 0 <= int(ids.min()) <= int(ids.max()) < limit:
                 wrong = int(ids.max()) if int(ids.max()) >= limit else int(ids.min())
                 raise MalmoiError(f"The {name} {wrong} is outside the model's range, 0 to {limit - 1}.")
+
+    def _image(
+        self, input_ids: torch.Tensor, features: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Where features stand, and the features; None for a text. The model knows nothing of where they come from."""
+        token = self.config.image_token_id
+        if token is None and features is None:
+            return None
+        if token is None:
+            raise MalmoiError("image_features were given, but the model has no image_token_id to mark their places.")
+        places = input_ids == token
+        count, given = int(places.sum()), 0 if features is None else len(features)
+        if count != given:
+            raise MalmoiError(
+                f"There are {count} image placeholders (token {token}), but {given} image features. Each placeholder "
+                f"stands for one feature."
+            )
+        width = self.config.hidden_size
+        if features is not None and features.shape != (given, width):
+            raise MalmoiError(f"image_features have shape {tuple(features.shape)}; ({given}, {width}) is needed.")
+        return None if features is None or not count else (places, features)
 
     def _real(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, cache: Cache | None

@@ -32,7 +32,10 @@ _WITHOUT_EFFECT = {  # on the logits of a finished model
     *("router_aux_loss_coef", "embedding_dropout", "attention_dropout", "residual_dropout", "initializer_range"),
     *("bos_token_id", "eos_token_id", "pad_token_id", "ngram_vocab_size"),
 }
-_NEUTRAL: Mapping[str, Any] = {"ngram_sizes": ()}  # settings that are not computed here, and what turns them off
+_NEUTRAL: Mapping[str, Any] = {
+    "ngram_sizes": (),
+    "image_token_id": None,
+}  # settings that are not computed here, and what turns them off
 
 
 class UnsupportedModelError(MalmoiError):
@@ -72,7 +75,7 @@ def describe(settings: Mapping[str, Any], rotary_factor: float = 1.0) -> Descrip
     for what the engine does not compute, `MalmoiError` for settings that are missing or make no sense.
     """
     for name, value in settings.items():
-        if name in _NEUTRAL and (value is None or tuple(value) == _NEUTRAL[name]):
+        if name in _NEUTRAL and (value is None or (isinstance(value, list | tuple) and tuple(value) == _NEUTRAL[name])):
             continue
         if name not in _SETTINGS and name not in _WITHOUT_EFFECT:
             raise UnsupportedModelError(f"The native engine does not know the setting {name}={value!r:.80}.")
