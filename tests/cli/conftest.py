@@ -56,6 +56,40 @@ def finished_run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
+@pytest.fixture(scope="session")
+def drawings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve discs of a colour with their names, as JSON lines beside the pictures."""
+    image = pytest.importorskip("PIL.Image")
+    draw = pytest.importorskip("PIL.ImageDraw")
+    folder = tmp_path_factory.mktemp("drawings")
+    lines = []
+    for number, colour in enumerate(("red", "green", "blue", "orange") * 3):
+        picture = image.new("RGB", (40, 32), "white")
+        draw.Draw(picture).ellipse((4 + number, 4, 20 + number, 24), fill=colour)
+        picture.save(folder / f"{number}.png")
+        lines.append(f'{{"file": "{number}.png", "name": "a {colour} disc"}}\n')
+    (folder / "labels.jsonl").write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+def pictured_recipe(drawings: Path) -> Recipe:
+    """The tiny model over pictures and their names, both ways."""
+    labels = {"path": str(drawings / "labels.jsonl"), "image": "file"}
+    ways = [{**labels, "name": "draw", "template": "{name}{image}"}]
+    ways.append({**labels, "name": "describe", "template": "{image}English: {name}"})
+    recipe = tiny_recipe(drawings, data={"sources": ways, "held_out": 0.2}, vocab_size=280)
+    images = {"image_size": 32, "levels": [4, 3], "hidden_channels": 8, "num_blocks": 0, "max_steps": 4}
+    return recipe.replace(images=images, train={**recipe.train, "sequence_length": 96})
+
+
+@pytest.fixture(scope="session")
+def pictured_run(drawings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run that knows pictures. Tests read it and never write into it."""
+    folder = tmp_path_factory.mktemp("runs") / "pictured"
+    run(pictured_recipe(drawings), folder)
+    return folder
+
+
 @dataclass(frozen=True)
 class Outcome:
     code: int

@@ -75,7 +75,7 @@ def test_a_token_file_of_pictures_is_the_same_with_workers_and_knows_its_tokeniz
 
 
 def test_what_cannot_be_encoded_is_named(both, tokenizer):
-    with pytest.raises(MalmoiError, match="Document d: There is a picture here.*knows only text"):
+    with pytest.raises(MalmoiError, match=r"Document d: There is a picture here.*knows only text"):
         encode([Document(parts=(picture(1),), id="d")], tokenizer)
     with pytest.raises(MalmoiError, match=r"Document e: .*GIF"):
         encode([Document(parts=(Picture(b"GIF89a...."),), id="e")], both)

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from malmoi import GPT4Tokenizer, MalmoiError
 from malmoi.tokens import chat, template
+from malmoi.tokens.picture import Picture
 from malmoi.tokens.vocabulary import SPECIAL_TOKENS
 
 transformers = pytest.importorskip("transformers")
@@ -153,3 +154,39 @@ def test_the_view_shows_what_is_taught_and_cannot_be_steered(tokenizer):
     assert "\x1b[2J" not in coloured
     with pytest.raises(MalmoiError, match="one to one"):
         chat.view(tokenizer, ids, mask[1:])
+
+
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+
+
+def test_parts_of_a_message_are_texts_and_pictures():
+    content = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}, PICTURE, {"type": "text", "text": "c"}]
+    ((role, parts),) = chat.checked_parts([{"role": "user", "content": content}])
+    assert role == "user" and parts == ("ab", Picture(b"\x89PNG\r\n\x1a\n"), "c")
+    assert chat.checked_parts([{"role": "user", "content": []}]) == [("user", ("",))]
+
+
+def test_a_picture_where_only_text_is_read_is_told(tokenizer):
+    messages = [{"role": "user", "content": [PICTURE]}]
+    with pytest.raises(MalmoiError, match="knows only text"):
+        chat.prompt_ids(tokenizer, messages)
+    with pytest.raises(MalmoiError, match=r"messages\[0\] holds a picture"):
+        chat.render_text(tokenizer, messages)
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        (
+            {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}},
+            "part 0 of the content: .* data URI",
+        ),
+        ({"type": "image_url"}, "is neither"),
+        ({"type": "image", "image": "apple.png"}, "is neither"),
+        ({"type": "audio"}, "is neither"),
+        ("text", "is neither"),
+    ],
+)
+def test_other_parts_are_refused(tokenizer, part, said):
+    with pytest.raises(MalmoiError, match=said):
+        chat.prompt_ids(tokenizer, [{"role": "user", "content": [part]}])

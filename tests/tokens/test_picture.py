@@ -1,6 +1,8 @@
 """Pictures from strangers: every kind, mode and damage ends in upright RGB or in one clear sentence."""
 
+import base64
 import io
+import pickle
 import struct
 import zlib
 
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 from malmoi.config import MalmoiError
-from malmoi.tokens.picture import MAX_PIXELS, MAX_SCANS, box_of, fit, open_picture, png, to_picture
+from malmoi.tokens.picture import MAX_PIXELS, MAX_SCANS, Picture, box_of, fit, open_picture, png, to_picture
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -227,3 +229,38 @@ def test_wrong_pixels_and_boxes_are_refused():
         with pytest.raises(MalmoiError, match="box"):
             png(square, box)
     assert box_of(10, 10, 4) == (0, 0, 4, 4)
+
+
+def test_a_picture_waits_until_it_is_read(tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded(quarters()))
+    one, two = Picture(tmp_path / "a.png"), Picture.of(np.asarray(quarters()))
+    assert one.data() == encoded(quarters()) and one.digest() == Picture(encoded(quarters())).digest()
+    assert np.array_equal(np.asarray(one.open()), np.asarray(two.open()))
+    assert Picture(tmp_path / "none.png") != one  # nothing is read to compare or to make one
+    with pytest.raises(MalmoiError, match="no such file"):
+        Picture(tmp_path / "none.png").digest()
+    assert pickle.loads(pickle.dumps(two)) == two and hash(two) == hash(Picture.of(np.asarray(quarters())))
+
+
+def test_a_url_holds_the_picture_itself_or_is_refused():
+    data = encoded(quarters())
+    url = "data:image/png;base64," + base64.b64encode(data).decode()
+    assert Picture.from_url(url) == Picture(data)
+    for other in (
+        "http://example.org/a.png",
+        "file:///etc/passwd",
+        "/etc/passwd",
+        "data:text/html;base64,AAAA",
+        "data:image/png,AAAA",
+        "",
+    ):
+        with pytest.raises(MalmoiError, match="must be a data URI"):
+            Picture.from_url(other)
+    with pytest.raises(MalmoiError, match="not valid base64"):
+        Picture.from_url("data:image/png;base64,äöü")
+
+
+def test_a_url_that_is_too_long_is_not_decoded(monkeypatch):
+    monkeypatch.setattr("malmoi.tokens.picture.MAX_BYTES", 10)
+    with pytest.raises(MalmoiError, match="too long"):
+        Picture.from_url("data:image/png;base64," + "A" * 40)

@@ -10,6 +10,7 @@ import typer
 from malmoi.cli import options
 from malmoi.cli.console import print_json, write
 from malmoi.cli.folders import open_speaker, say_note
+from malmoi.cli.generate import opened
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
@@ -35,15 +36,13 @@ def describe(
     malmoi describe runs/scenes scene.png "How many blue circles? "
     """
     from malmoi.generate.pictures import describe as described
-    from malmoi.tokens.picture import Picture
 
     given: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     settings = {name: value for name, value in given.items() if value is not None}
-    opened = Picture(picture)
-    opened.open()  # a file that is no picture is said before a model is read
+    shown = opened(picture)
     speaker = open_speaker(folder, backend)
     say_note(speaker)
-    answer = described(speaker.backend, speaker.tokenizer, opened, prompt, **settings)
+    answer = described(speaker.backend, speaker.tokenizer, shown, prompt, **settings)
     if as_json:
         print_json({"picture": picture, "prompt": prompt, "answer": answer, "engine": speaker.engine})
     else:

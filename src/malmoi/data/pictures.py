@@ -28,7 +28,7 @@ from malmoi.tokens.picture import Picture, fit
 
 PLACE = "{image}"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-MOST_PIXELS = 512 * 2**20  # bytes of pixels that an image tokenizer learns from: 75,000 pictures of 48 pixels a side
+MOST_PIXELS = 128 * 2**20  # bytes of pixels that an image tokenizer learns from: 19,000 pictures of 48 pixels a side
 
 
 def read_pictured(file: str, field: str, template: str | None = None) -> Iterator[Document]:
