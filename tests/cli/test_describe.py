@@ -31,3 +31,10 @@ def test_generate_goes_on_after_a_picture_and_saves_what_it_draws(malmoi, pictur
     assert outcome.code == 0, outcome.err
     assert open_picture(out).size[1] == 32
     malmoi("generate", pictured_run, "x", "--image", "none.png").is_one_clear_error("none.png")
+
+
+def test_data_show_says_where_pictures_stand(malmoi, pictured_run: Path):
+    shown = malmoi("data", "show", pictured_run / "tokens")
+    assert shown.code == 0, shown.err
+    assert "[picture]" in shown.out and "image_" not in shown.out
+    assert "[picture]" in malmoi("data", "show", "scenes:3").out

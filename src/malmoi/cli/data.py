@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,7 @@ from malmoi.config import DataConfig, MalmoiError, Recipe, SourceConfig
 if TYPE_CHECKING:
     from malmoi.data.corpus import Document
     from malmoi.data.village import Example
+    from malmoi.tokens.tokenizer import GPT4Tokenizer
 
 app = typer.Typer(
     add_completion=False,
@@ -23,6 +24,7 @@ app = typer.Typer(
     help="See what is in your files; make the token file.",
 )
 
+PICTURE = "[picture]"
 SAMPLE_SHOWN = 600  # characters
 Paths = Annotated[list[str], typer.Argument(help="A recipe (.yaml), or files, folders, globs, -, village.")]
 Field = Annotated[str | None, typer.Option(help=setting("SourceConfig", "field"))]
@@ -175,10 +177,15 @@ def unescaped(template: str | None) -> str | None:
 
 
 def readable(document: Document) -> str:
-    """A document for reading: its text, or its messages with their roles."""
+    """A document for reading: its text, or its messages with their roles; a picture as a word in brackets."""
+    from malmoi.tokens.chat import checked_parts
+
+    def joined(parts: Iterable[object]) -> str:
+        return "".join(part if isinstance(part, str) else PICTURE for part in parts)
+
     if document.messages is None:
-        return document.text
-    return "\n".join(f"{message['role']}: {message['content']}" for message in document.messages)
+        return document.text if document.parts is None else joined(document.parts)
+    return "\n".join(f"{role}: {joined(parts)}" for role, parts in checked_parts(document.messages))
 
 
 def _documents(data: DataConfig) -> Iterator[Iterator[Document]]:
@@ -222,12 +229,23 @@ def _of_token_file(folder: Path, samples: int) -> dict[str, Any]:
         from malmoi.tokens.tokenizer import GPT4Tokenizer
 
         tokenizer = GPT4Tokenizer.from_pretrained(tokenizer_folder)
-        shown = [tokenizer.decode(tokens.ids(number)) for number in range(min(samples, tokens.num_documents))]
+        shown = [_decoded(tokenizer, tokens.ids(number)) for number in range(min(samples, tokens.num_documents))]
     return {"sources": sources, "held_out_documents": len(tokens.held_out), "samples": shown}
 
 
+def _decoded(tokenizer: GPT4Tokenizer, ids: Any) -> str:
+    from malmoi.tokens.interleave import BEGIN
+
+    images = tokenizer.images
+    if images is None:
+        return tokenizer.decode(ids)
+    kept = [index for index in ids.tolist() if index <= images.begin or index >= images.first + images.count]
+    return tokenizer.decode(kept).replace(BEGIN, PICTURE)
+
+
 def _document_record(document: Document) -> dict[str, Any]:
-    return {"text": document.text, "messages": document.messages, "source": document.source, "id": document.id}
+    text = document.text if document.parts is None else readable(document)
+    return {"text": text, "messages": document.messages, "source": document.source, "id": document.id}
 
 
 def _example_record(example: Example) -> dict[str, Any]:

@@ -136,6 +136,8 @@ def _sequences(
         texts: list[tuple[int, str]] = []
         for place, document in enumerate(some):
             number += 1
+            if isinstance(document, Document) and document.parts is not None:
+                raise MalmoiError(f"Document {document.id or number} holds pictures; bits per byte are of text alone.")
             if isinstance(document, Document) and document.messages is not None:
                 ids, mask = chat.render(tokenizer, document.messages)
                 if any(mask):
