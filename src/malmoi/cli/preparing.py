@@ -19,7 +19,10 @@ PREPARING = ".preparing.yaml"
 PARTS = ("tokenizer", "image_tokenizer", "tokens", "validation")
 GIVEN = ("tokens", "validation")  # may be put into a run's folder before it begins; such are never dropped
 MARK = "# given: "
-DECIDES_TOKENS = {"": ("start_from", "tokenizer", "vocab_size", "image_tokenizer", "images"), "data.": ("sources", "held_out", "validation")}
+DECIDES_TOKENS = {
+    "": ("start_from", "tokenizer", "vocab_size", "image_tokenizer", "images"),
+    "data.": ("sources", "held_out", "validation"),
+}
 # Names that our writers give to what is not finished: .tokens.building-71-0a1b2c3d, .config.yaml.0a1b2c3d4e5f.tmp
 HALF_WRITTEN = re.compile(
     r"\.(.+)\.((building|old|writing)-\d+(-[0-9a-f]+)?|[0-9a-f]{8,}\.(tmp|saving)|\d+)|\.(writing|old)-.+"

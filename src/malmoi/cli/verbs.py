@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import typer
@@ -13,7 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 VERBS: dict[str, tuple[str, str]] = {
     "quickstart": ("quickstart", "Train a first GPT here, in a few minutes, and hear it."),
     "tokenizer": ("tokenizer", "Learn a vocabulary, measure it, look at its tokens."),
-    "image-tokenizer": ("image_tokenizer", "Learn to turn pictures into tokens; how well they come back."),
+    "image-tokenizer": ("image_tokenizer", "Learn to turn pictures into tokens; measure it."),
     "data": ("data", "See what is in your files; make the token file."),
     "train": ("train", "Train a model from a recipe or from files; resume."),
     "generate": ("generate", "Let a model continue a text."),
@@ -61,7 +62,18 @@ def load(verb: str) -> Any:
     command.name = verb
     for one in (command, *getattr(command, "commands", {}).values()):
         one.help = reflowed(one.help or "")
+        one.format_help = functools.partial(_explained_help, one, one.format_help)
     return command
+
+
+def _explained_help(command: Any, format_help: Callable[..., None], context: Any, formatter: Any) -> None:
+    """A help page whose options that are settings are explained now that somebody reads it."""
+    from malmoi.cli.console import with_settings
+
+    for parameter in command.params:
+        if getattr(parameter, "help", None):
+            parameter.help = with_settings(parameter.help)
+    format_help(context, formatter)
 
 
 def reflowed(text: str) -> str:
