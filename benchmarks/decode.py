@@ -1,6 +1,6 @@
 """Decoding on this CPU beside the peers: transformers, CTranslate2, OpenVINO GenAI and llama.cpp.
 
-    python benchmarks/decode.py batch1 batch16 prefill first memory quality small roofline --data DATA
+    python benchmarks/decode.py batch1 batch16 prefill first memory cold quality small roofline --data DATA
 
 Parts:
 
@@ -9,6 +9,7 @@ Parts:
     prefill   tokens a second of reading a prompt of 512, another one each time
     first     milliseconds to the first token after a prompt of 32, the program being warm
     memory    the highest memory of a fresh process, and its seconds from its start to its first token
+    cold      seconds of the whole command `malmoi generate` for one token
     quality   bits a byte of the same held-out text and the same weights, read by each program
     small     tokens a second of the sizes nano and mini, and what a token costs outside the compiled kernels
     roofline  what the machine can do at best: bytes and multiplications a second
@@ -28,6 +29,7 @@ import itertools
 import json
 import math
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -44,7 +46,7 @@ from decode_peers import Models, Peers, UnavailableError, random_weights, run, t
 
 ROOT = Path(__file__).parents[1]
 CONTESTANTS = Path(__file__).with_name("decode_contestants.py")
-RESULT = ROOT / "docs" / "results" / "decode.json"
+RESULTS = ROOT / "docs" / "results"
 SHORT, LONG, WARM = 8, 512, 32  # tokens of a prompt: before decoding, to be read quickly, to the first token
 WINDOW = 256  # tokens that are read at once for quality
 
@@ -171,7 +173,9 @@ class Setting:
         self.arguments, self.threads, self.rounds = arguments, arguments.threads, arguments.rounds
         self.peers = Peers(arguments.peers.resolve())
         self.folder = arguments.models.resolve()
-        self.found: dict[str, Any] = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {}
+        self.result = RESULTS / f"{arguments.result}.json"
+        kept = self.result.read_text(encoding="utf-8") if self.result.is_file() else "{}"
+        self.found: dict[str, Any] = json.loads(kept)
         self._models: dict[str, Models] = {}
         self._workers: dict[tuple[str, str], Worker | str] = {}
         self._warm: set[tuple[str, str, str]] = set()
@@ -179,10 +183,11 @@ class Setting:
 
     def model(self, name: str) -> Models:
         if name not in self._models:
-            make = random_weights(name)
+            make, method = random_weights(name), "nearest"
             if name == "trained":
                 make = trained(self.arguments.data, self.arguments.quality_model, self.arguments.quality_minutes)
-            self._models[name] = Models(self.folder / name, self.peers, make)
+                method = "calibrated"
+            self._models[name] = Models(self.folder / name, self.peers, make, method)
         return self._models[name]
 
     def fresh(self, model: str, name: str, entry: Entry) -> Worker:
@@ -220,8 +225,8 @@ class Setting:
         shown = {key: round(value, 3) if isinstance(value, float) else value for key, value in made.items()}
         print(f"{part} | {name} | {turn}: {shown}", flush=True)
         self.found["machine"] = machine(self.threads)
-        RESULT.write_text(json.dumps(self.found, indent=1) + "\n", encoding="utf-8")
-        decode_report.write(self.found)
+        self.result.write_text(json.dumps(self.found, indent=1) + "\n", encoding="utf-8")
+        self.report()
 
     def turns(
         self,
@@ -253,6 +258,9 @@ class Setting:
 
     def vocabulary(self, model: str) -> int:
         return json.loads((self.model(model).source / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+
+    def report(self) -> None:
+        decode_report.write(self.found, self.result.with_suffix(".md"))
 
     def close(self) -> None:
         for worker in self._workers.values():
@@ -316,17 +324,29 @@ def memory(setting: Setting) -> None:
             worker.close()
 
     setting.turns("memory", EVERYBODY, measure)
+
+
+def cold(setting: Setting) -> None:
+    """The whole command for one token, beside an interpreter that does nothing and one that imports torch."""
+    prompt = ["Once upon a time", "--max-new-tokens", "1"]
+    commands = {
+        decode_report.COMMAND: ["-m", "malmoi", "generate", setting.model("gpt2").path("malmoi int8"), *prompt],
+        "malmoi generate, float32 folder": ["-m", "malmoi", "generate", setting.model("gpt2").source, *prompt],
+        "python, nothing": ["-c", "pass"],
+        "python, import torch": ["-c", "import torch"],
+    }
     for turn in range(setting.rounds):
-        setting.keep("memory", "malmoi generate, int8 folder", turn, lambda: {"cold": command(setting)})
+        for name, words in commands.items():
+            setting.keep("cold", name, turn, functools.partial(command, setting, words))
 
 
-def command(setting: Setting) -> float:
-    """Seconds of the whole command that a person types, for one token, in a fresh process."""
-    folder = setting.model("gpt2").path("malmoi int8")
-    start = time.perf_counter()
-    words = [sys.executable, "-m", "malmoi", "generate", folder, "Once upon a time", "--max-new-tokens", "1"]
-    run(words, setting.peers.folder / "generate.log")
-    return time.perf_counter() - start
+def command(setting: Setting, words: list[str | Path]) -> dict[str, float]:
+    """Seconds of a whole command in a fresh process, by the clock and of the CPUs."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    run([sys.executable, *words], setting.peers.folder / "command.log")
+    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    work = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"seconds": seconds, "cpu": work}
 
 
 def quality(setting: Setting) -> None:
@@ -396,6 +416,7 @@ PARTS: dict[str, Callable[[Setting], None]] = {
     "prefill": prefill,
     "first": first,
     "memory": memory,
+    "cold": cold,
     "quality": quality,
     "small": small,
     "roofline": roofline,
@@ -405,6 +426,7 @@ PARTS: dict[str, Callable[[Setting], None]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="what to measure; none: write the report again")
+    parser.add_argument("--result", default="decode", help="name of the files in docs/results; one for each machine")
     parser.add_argument("--peers", type=Path, default=ROOT / "runs" / "decode" / "peers", help="where to install them")
     parser.add_argument("--models", type=Path, default=ROOT / "runs" / "decode" / "models")
     parser.add_argument("--data", type=Path, help="the folder with english/gutenberg_children_books, for quality")
@@ -423,7 +445,7 @@ def main() -> None:
             PARTS[part](setting)
     finally:
         setting.close()
-    decode_report.write(setting.found)
+    setting.report()
 
 
 if __name__ == "__main__":

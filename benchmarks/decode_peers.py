@@ -84,10 +84,13 @@ class Peers:
 
 
 class Models:
-    """One model's weights in every format, in one folder; each format is made when it is first asked for."""
+    """One model's weights in every format, in one folder; each format is made when it is first asked for.
 
-    def __init__(self, folder: Path, peers: Peers, make: Callable[[Path], None]) -> None:
-        self.folder, self.peers, self._make, self.failed = folder, peers, make, {}
+    `method` is ours of rounding: random weights need no care.
+    """
+
+    def __init__(self, folder: Path, peers: Peers, make: Callable[[Path], None], method: str = "calibrated") -> None:
+        self.folder, self.peers, self._make, self.method, self.failed = folder, peers, make, method, {}
         folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -142,7 +145,8 @@ class Models:
         match program:
             case "malmoi":
                 to, _, head = kind.partition("/")
-                return [*malmoi, "quantise", self.source, "--to", to, "--out", place, *(["--head", head] * bool(head))]
+                rounding = ["--method", self.method, *(["--head", head] * bool(head))]
+                return [*malmoi, "quantise", self.source, "--to", to, "--out", place, *rounding]
             case "gguf":
                 return [*malmoi, "export", self.source, "--to", "gguf", "--type", kind, "--out", place]
             case "ct2":

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from malmoi.cli import console
+from malmoi.cli.verbs import VERBS
 from malmoi.config import MalmoiError, texts
 
 
@@ -66,9 +67,15 @@ def test_a_model_cannot_command_the_terminal(capsys, monkeypatch):
 
 
 def test_a_setting_is_explained_by_the_one_text_there_is():
-    assert texts()["TrainConfig"]["learning_rate"]["en"]["what"].split()[0] in console.setting(
-        "TrainConfig", "learning_rate"
-    )
+    mark = console.setting("TrainConfig", "learning_rate")
+    assert texts()["TrainConfig"]["learning_rate"]["en"]["what"].split()[0] in console.with_settings(f"{mark} More.")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_help_page_explains_its_settings(malmoi, verb: str):
+    page = malmoi(verb, "--help")
+    assert page.code == 0
+    assert not console.MARK.search(page.out)
 
 
 def test_broken_utf8_on_standard_input_names_the_byte(monkeypatch):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 from malmoi.config import MalmoiError, texts
 
 PIPE_WIDTH = 160
+MARK = re.compile(r"\{(\w+)\.(\w+)\}")
 
 
 def console(stderr: bool = False) -> Any:
@@ -98,10 +100,18 @@ def language() -> str:
 
 
 def setting(record: str, field: str) -> str:
-    """What a setting is, for the help of its option: from the one place where settings are explained."""
+    """What a setting is, for the help of its option: a mark in the place of the text, which `with_settings` puts there.
+
+    The texts are many and take longer to read than a short command takes to run, so only a help page reads them.
+    """
+    return f"{{{record}.{field}}}"
+
+
+def with_settings(text: str) -> str:
+    """A help text with the marks of `setting` replaced, from the one place where settings are explained."""
     from rich.markup import escape
 
-    return escape(texts()[record][field]["en"]["what"].strip())
+    return MARK.sub(lambda found: escape(texts()[found[1]][found[2]]["en"]["what"].strip()), text)
 
 
 # What a model writes is text, never a command to the terminal: control characters are shown as pictures of themselves.

@@ -144,13 +144,18 @@ def _quantised_folder(name: str | Path) -> Path | None:
 
 
 def _open_quantised(folder: Path, num_blocks: int | None, threads: int | None) -> Speaker:
+    from concurrent.futures import ThreadPoolExecutor
+
     from malmoi.formats.folder import check_tokenizer
     from malmoi.native.core import NativeModel
     from malmoi.tokens.tokenizer import GPT4Tokenizer
 
-    native = NativeModel.open(folder, num_blocks=num_blocks, threads=threads)
-    check_tokenizer(folder, native.vocab_size)
-    return Speaker(native, GPT4Tokenizer.from_pretrained(folder), native.generation_config, native.engine)
+    with ThreadPoolExecutor(1) as beside:  # the weights are copied into huge pages while the tokenizer is read
+        opening = beside.submit(NativeModel.open, folder, num_blocks=num_blocks, threads=threads)
+        tokenizer = GPT4Tokenizer.from_pretrained(folder)
+        native = opening.result()
+    check_tokenizer(folder, native.vocab_size, tokenizer.get_vocab())
+    return Speaker(native, tokenizer, native.generation_config, native.engine)
 
 
 def _why_not_native(model: GPT4LMHeadModel) -> str | None:

@@ -53,9 +53,12 @@ def to_generation(config: GenerationConfig) -> dict[str, Any]:
     return {"_from_model_config": False, **said}
 
 
-def check_tokenizer(folder: Path, vocab_size: int) -> None:
-    """Raise `MalmoiError` for a tokenizer that is not this model's: with more tokens, or of another vocabulary."""
-    vocabulary = foreign.vocabulary(folder)
+def check_tokenizer(folder: Path, vocab_size: int, vocabulary: Mapping[str, int] | None = None) -> None:
+    """Raise `MalmoiError` for a tokenizer that is not this model's: with more tokens, or of another vocabulary.
+
+    `vocabulary`: the tokens of the folder's tokenizer and their ids, where they have been read already.
+    """
+    vocabulary = foreign.vocabulary(folder) if vocabulary is None else vocabulary
     if vocabulary is None:
         return
     file = "tokenizer.json" if (folder / "tokenizer.json").is_file() else "vocab.json"

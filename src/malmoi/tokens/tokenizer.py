@@ -152,6 +152,10 @@ class GPT4Tokenizer:
         """One more than the largest id, control tokens included: what a model's embedding needs at least."""
         return self._size
 
+    def get_vocab(self) -> dict[str, int]:
+        """Every token as the file spells it, control tokens included, and its id."""
+        return self._tokenizer.get_vocab(with_added_tokens=True)
+
     def __len__(self) -> int:
         return self._size
 
