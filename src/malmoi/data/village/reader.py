@@ -21,7 +21,7 @@ from malmoi.data.village.painter import CELL, RGB, SHIFT, SIDE, coverage
 from malmoi.data.village.sights import COLOURS, PLACES, SHAPES, SIZES, Scene, Sight
 
 PRESENT = 0.4  # a thing is seen where it explains this share of the squared ink that it would have by itself
-UNEXPLAINED = 0.35  # the share of a thing's own blocks, and of the faintest thing's, that may be left over
+UNEXPLAINED = 0.12  # the share of a thing's own blocks, and of the faintest thing's, that may be left over
 _SOFTNESS = (0, 1, 3)  # times that the kernel (1, 2, 1)/4 passes over a thing in both directions
 _BLOCK = 4
 _QUIET = 20.0  # ink of a block's mean that is no ink: paper is not always quite white
