@@ -27,6 +27,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "runs": ("runs", "Training runs side by side; their curves in one picture."),
     "verify": ("verify", "Prove the promises of exactness on your own recipe."),
     "adapter": ("adapter", "Merge a LoRA adapter into its model."),
+    "doctor": ("doctor", "Measure this machine; what stands in the way."),
     "params": ("params", "All four kinds of parameters of a model, with counts."),
     "export": ("export", "Write a model for llama.cpp, Ollama, transformers."),
     "quantise": ("quantise", "Round a model's weights for the fast CPU engine."),
