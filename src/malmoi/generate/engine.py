@@ -14,6 +14,7 @@ depend on its company: draws are a function of the seed, the position and the nu
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -75,12 +76,12 @@ class Engine:
         self.speculation = Speculation() if speculation is True else speculation or None
         self.scheduler = Scheduler(self.backend.num_blocks, self.backend.block_size, budget, prefix_cache)
         self._live: dict[int, Live] = {}
-        self._prepared = 0
+        self._numbers = itertools.count()
         self._kept: dict[int, list[Token]] = {}  # tokens for streams that somebody else's step came upon
 
     def submit(self, request: Request) -> int:
         """Queue a request; its number, which its tokens carry. Raises `MalmoiError` for what cannot be meant."""
-        return self._enter(self._prepare(request))
+        return self.enter(self.prepare(request))
 
     def cancel(self, number: int) -> None:
         """Forget a request: its memory is free at once, and no more of its tokens come. Unknown numbers are ignored."""
@@ -129,10 +130,10 @@ class Engine:
         is still being written. Several streams of one engine may be read in turns.
         """
         asked = [requests] if isinstance(requests, Request) else list(requests)
-        return self._tokens([self._prepare(request) for request in asked])
+        return self._tokens([self.prepare(request) for request in asked])
 
     def _tokens(self, prepared: Sequence[Live]) -> Iterator[Token]:
-        places = {self._enter(live): place for place, live in enumerate(prepared)}
+        places = {self.enter(live): place for place, live in enumerate(prepared)}
         self._kept.update({number: [] for number in places})
         try:
             while any(number in self._live for number in places) or any(map(self._kept.get, places)):
@@ -149,13 +150,14 @@ class Engine:
             for number in places:
                 self.cancel(number)
 
-    def _prepare(self, request: Request) -> Live:
-        """A request checked and made ready, nothing of it queued yet."""
-        live = prepare(request, self._prepared, self.backend, self.base, self.tokenizer, self.scheduler.check)
-        self._prepared += 1
-        return live
+    def prepare(self, request: Request) -> Live:
+        """A request checked and made ready, nothing of it queued yet: may be called from any thread, while another one
+        steps, as it may take long (a grammar, a long prompt). Raises `MalmoiError` like `submit`."""
+        number = next(self._numbers)
+        return prepare(request, number, self.backend, self.base, self.tokenizer, self.scheduler.check)
 
-    def _enter(self, live: Live) -> int:
+    def enter(self, live: Live) -> int:
+        """Queue what `prepare` made; its number."""
         self._live[live.number] = live
         for job in live.jobs:
             self.scheduler.add(job)
