@@ -316,7 +316,8 @@ class GPT4LMHeadModel(nn.Module):
         """Continue prompts (B, T): returns (B * num_return_sequences, prompt and new tokens).
 
         Prompts are a tensor, lists of ids, or what a tokenizer returned. Settings are the fields of `GenerationConfig`;
-        what is not given comes from `generation_config`. `tokenizer` is needed for `stop_strings` only.
+        what is not given comes from `generation_config`. `tokenizer` is needed for `stop_strings`, and
+        so that pictures come out whole (`malmoi.generate.image_form`).
         """
         from malmoi.generate import engine
 
