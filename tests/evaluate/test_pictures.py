@@ -77,6 +77,8 @@ def test_together_is_alone(speaker):
     drawn = pictures.draw(model, tokenizer, ["star", "a red fish"], seed=3)
     assert [picture.shape for picture in drawn] == [(48, 48, 3)] * 2
     assert np.array_equal(drawn[0], pictures.draw(model, tokenizer, ["star"], seed=3)[0])
+    one, other = pictures.draw(model, tokenizer, ["star", "star"])
+    assert not np.array_equal(one, other)
 
 
 def test_a_choice_is_the_probability_of_each_name(speaker):

@@ -1,4 +1,4 @@
-"""Features in the places of placeholders: errors name both numbers; text untouched; cached = uncached; joint learning."""
+"""Features in the places of placeholders: errors name both numbers; text untouched; cached = uncached; learning."""
 
 import pytest
 import torch

@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from malmoi.config import MalmoiError
+from malmoi import randomness
+from malmoi.config import GenerationConfig, MalmoiError
 from malmoi.data.village import pictures as village_pictures
 from malmoi.data.village.reader import read
 from malmoi.data.village.sight_words import PLACES, a_thing
 from malmoi.data.village.sights import Scene
 from malmoi.evaluate.village import share
-from malmoi.generate.engine import generate
+from malmoi.generate.engine import Engine, generate
+from malmoi.generate.request import Request
 from malmoi.tokens.interleave import encode_parts
 from malmoi.tokens.picture import Picture, fit
 
@@ -72,23 +74,24 @@ def draw(
     guidance_scale: float = 3.0,
     temperature: float = 1.0,
 ) -> list[np.ndarray]:
-    """One sampled picture (S, S, 3) uint8 for each text."""
+    """One sampled picture (S, S, 3) uint8 for each text; equal texts get different ones."""
     known = _images(tokenizer)
-    grids: list[np.ndarray] = []
-    for start in range(0, len(texts), BATCH):
-        ids = tokenizer.encode_batch(list(texts[start : start + BATCH]), add_special_tokens=False)
-        made = generate(
-            model,
-            [[*row, known.begin, known.size] for row in ids],
-            tokenizer=tokenizer,
-            max_new_tokens=known.grid**2 + 1,
-            seed=seed + start,
-            temperature=temperature,
-            guidance_scale=guidance_scale,
-        )
-        grids += [np.array(row[:-1]) - known.first for row in made.new_tokens]
     assert tokenizer.image_tokenizer is not None
-    return list(tokenizer.image_tokenizer.decode_pixels(np.stack(grids))) if grids else []
+    ids = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    config = GenerationConfig(
+        do_sample=True, temperature=temperature, guidance_scale=guidance_scale, max_new_tokens=known.grid**2 + 1
+    )
+    requests = [
+        Request([*row, known.begin, known.size], config.replace(seed=randomness.key(seed, "drawing", number)))
+        for number, row in enumerate(ids)
+    ]
+    rows: list[list[int]] = [[] for _ in requests]
+    for token in Engine(model, tokenizer).stream(requests):
+        if token.error is not None:
+            raise token.error
+        rows[token.request].append(token.id)
+    codes = np.array([row[:-1] for row in rows], dtype=np.int64) - known.first
+    return list(tokenizer.image_tokenizer.decode_pixels(codes))
 
 
 @torch.inference_mode()
