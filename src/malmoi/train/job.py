@@ -22,8 +22,8 @@ from typing import Any
 import torch
 
 from malmoi.config import MalmoiError, ModelConfig, ParallelConfig, Recipe, TrainConfig
+from malmoi.energy import Meter
 from malmoi.train import checkpoint, precision
-from malmoi.train.energy import Meter
 from malmoi.train.interruption import Interruption
 from malmoi.train.keeper import Keeper
 from malmoi.train.loss import HeldOut, evaluate

@@ -22,8 +22,8 @@ import torch
 import yaml
 
 from malmoi.config import MalmoiError
+from malmoi.energy import WATT_HOUR, Meter, processor
 from malmoi.tokens.folder import write_text
-from malmoi.train.energy import WATT_HOUR, Meter, processor
 from malmoi.train.progress import Step
 from malmoi.train.trackers import Trackers
 

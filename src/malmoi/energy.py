@@ -1,4 +1,4 @@
-"""What a run costs in joules: measured where the machine lets itself be read, else estimated, and always said which.
+"""What a run or an answer costs in joules: measured where the machine allows it, else estimated; always said which.
 
     meter = Meter.here()
     meter.start()
@@ -14,7 +14,7 @@ read (Linux keeps RAPL for root since it was found to betray secrets: Lipp et al
 of this process is multiplied by an assumed power of a busy core.
 
 Of a job of several processes, the first one measures its own machine (or estimates itself), and takes the others to be
-like it. Reading costs microseconds and happens where a line is logged, never inside a step.
+like it. Reading costs microseconds.
 """
 
 from __future__ import annotations
@@ -27,13 +27,12 @@ import importlib.util
 import logging
 import os
 import platform
+import sys
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
-
-import torch
 
 POWERCAP = Path("/sys/class/powercap")
 CPUINFO = Path("/proc/cpuinfo")
@@ -104,6 +103,7 @@ class Nvml:
     def find(cls, times: float = 1.0) -> Nvml | None:
         """The cards that torch uses now in this process; in a job, all that its processes on this machine use."""
         try:
+            torch: Any = importlib.import_module("torch")
             library: Any = importlib.import_module("pynvml")
             library.nvmlInit()
             local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -156,7 +156,8 @@ class Meter:
         machines = max(processes // max(local, 1), 1)
         sources: list[Source] = [Rapl.find(machines) or ProcessorTime.here(processes)]
         note = f"; {processes} processes taken to be alike" if processes > 1 else ""
-        if torch.cuda.is_initialized():
+        torch = sys.modules.get("torch")  # whose cards cannot be in use before it is
+        if torch is not None and torch.cuda.is_initialized():
             cards = Nvml.find(machines)
             if cards is not None:
                 sources.append(cards)

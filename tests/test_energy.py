@@ -6,13 +6,14 @@ import sys
 import types
 
 import pytest
-from tiny_run import PatternBatches, tiny_model
+import torch
 
+from malmoi import energy
 from malmoi.config import TrainConfig
-from malmoi.train import energy
-from malmoi.train.energy import Meter, Nvml, ProcessorTime, Rapl
+from malmoi.energy import Meter, Nvml, ProcessorTime, Rapl
 from malmoi.train.loop import train
 from malmoi.train.record import ENERGY, Record, read_metrics
+from train.tiny_run import PatternBatches, tiny_model
 
 
 def counter(place, folder, name, microjoules, limit=1_000_000):
@@ -84,10 +85,10 @@ def test_cards_count_from_the_beginning_of_the_run(monkeypatch):
     library.nvmlDeviceGetHandleByUUID = lambda name: name
     library.nvmlDeviceGetTotalEnergyConsumption = counts.__getitem__
     monkeypatch.setitem(sys.modules, "pynvml", library)
-    monkeypatch.setattr(energy.torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(energy.torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(
-        energy.torch.cuda, "get_device_properties", lambda number: types.SimpleNamespace(uuid="ab"[number])
+        torch.cuda, "get_device_properties", lambda number: types.SimpleNamespace(uuid="ab"[number])
     )
     monkeypatch.setattr(energy, "codecarbon_watts", lambda: None)
     monkeypatch.setattr(energy.Rapl, "find", lambda times: None)
