@@ -2,7 +2,9 @@
 
 Each is built with the layers, width, heads, vocabulary and context of one `Shape`, and trained as its own project
 trains: Malmoi by its shipped step, nanoGPT and litgpt by their model with AdamW, bfloat16 autocast and clipping (what
-their own loops do), transformers' GPT-2 likewise. Run as a script, this file makes one measurement and prints it:
+their own loops do), transformers' GPT-2 likewise. Where the processor has no instructions for bfloat16 all of them
+compute in float32: there torch emulates such products, many times more slowly. Run as a script, this file makes one
+measurement and prints it:
 
     python benchmarks/contestants.py '{"kind": "nanogpt", "shape": "10m", "measure": "speed", ...}'
 """
@@ -24,6 +26,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from malmoi.train.precision import has_fast_bfloat16
 
 
 @dataclass(frozen=True)
@@ -143,14 +147,15 @@ def malmoi(shape: Shape, seed: int, wishes: dict[str, Any]) -> Contestant:
 def _plain(
     model: Any, optimizer: torch.optim.Optimizer, run: Callable[[Any, Any], torch.Tensor], low: float = 0.1
 ) -> Contestant:
-    """The usual loop: bfloat16 autocast, clipping at 1, AdamW, a cosine to a tenth."""
+    """The usual loop: bfloat16 autocast where it is fast, clipping at 1, AdamW, a cosine to a tenth."""
+    fast = has_fast_bfloat16(torch.device("cpu"))
     for group in optimizer.param_groups:
         group["first_lr"] = group["lr"]
 
     def step(ids: torch.Tensor, targets: torch.Tensor, factor: float) -> None:
         for group in optimizer.param_groups:
             group["lr"] = group["first_lr"] * factor
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast):
             value = run(ids, targets)
         value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -342,10 +347,11 @@ def where(made: Contestant, shape: Shape, task: dict[str, Any]) -> dict[str, flo
     return seconds
 
 
-def matmul_peak(threads: int) -> dict[str, float]:
-    """The machine's own bfloat16 matrix product, GFLOP/s: the best of twelve."""
+def matmul_peak(threads: int) -> dict[str, Any]:
+    """The machine's own matrix product, GFLOP/s, in the numbers that all compute in here: the best of twelve."""
     torch.set_num_threads(threads)
-    a, b = (torch.randn(2048, 2048, dtype=torch.bfloat16) for _ in range(2))
+    dtype = torch.bfloat16 if has_fast_bfloat16(torch.device("cpu")) else torch.float32
+    a, b = (torch.randn(2048, 2048).to(dtype) for _ in range(2))
     best = math.inf
     for _ in range(12):
         start = time.perf_counter()

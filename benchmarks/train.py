@@ -12,7 +12,7 @@ Parts:
                1.8982, and to the end of its first step; beside nanoGPT's own CPU recipe. Windows of 64 bytes, all of
                the split, none overlapping.
     race256    the same with rows of 256, to the 1.4697 that nanoGPT's recipe for a data-centre GPU reaches.
-    speed      tokens a second and share of the machine's own bfloat16 matrix product at three sizes
+    speed      tokens a second and share of the machine's own matrix product at three sizes
     equal      the loss of each contestant after the same number of tokens
     clock      bits a byte after equal minutes, all at the same time: Gutenberg's children's books, Korean text
     ablations  one choice of ours undone at a time: the loss after equal steps, and the speed
@@ -28,11 +28,13 @@ docs/results/train.json and written as docs/results/train.md after every measure
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import lzma
 import os
 import pickle
 import platform
+import resource
 import shutil
 import subprocess
 import sys
@@ -144,21 +146,37 @@ def malmoi_race(place: Path, recipe: dict[str, Any], texts: tuple[bytes, bytes],
     }
     (place / "recipe.yaml").write_text(yaml.safe_dump(whole), encoding="utf-8")
     shutil.rmtree(place / "run", ignore_errors=True)
-    start = time.perf_counter()
+    start, start_core = time.perf_counter(), core_seconds()
     command = [sys.executable, "-m", "malmoi", "train", str(place / "recipe.yaml"), "--out", str(place / "run")]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as running:
         log = place / "run" / "metrics.jsonl"
         while running.poll() is None and not (log.is_file() and log.stat().st_size):  # its first line is step 1's
             time.sleep(0.005)
-        first = time.perf_counter() - start
+        first, first_core = time.perf_counter() - start, core_seconds_of(running.pid)
         _, said = running.communicate()
     if running.returncode:
         sys.exit(said.decode())
     seconds = time.perf_counter() - start
     lines = [json.loads(line) for line in (place / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     width = recipe["model"]["max_position_embeddings"]
-    times = {"seconds": seconds, "learning": lines[-1]["seconds"], "first_step": first}
+    times = {"seconds": seconds, "core_seconds": core_seconds() - start_core, "learning": lines[-1]["seconds"]}
+    times |= {"first_step": first, "first_step_core": first_core}
     return {**times, **malmoi_loss(place / "run", texts[1], width)}
+
+
+def core_seconds() -> float:
+    """Seconds of a core that all commands used which have ended: wall-clock grows with other work, they hardly do."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def core_seconds_of(process: int) -> float | None:
+    """The same of a process that runs; only Linux tells."""
+    stat = Path(f"/proc/{process}/stat")
+    if not stat.is_file():
+        return None
+    fields = stat.read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def malmoi_loss(run: Path, text: bytes, width: int) -> dict[str, Any]:
@@ -200,9 +218,9 @@ def nanogpt_race(place: Path, checkout: Path, texts: tuple[bytes, bytes], seed: 
         f"text = open('train.py').read().replace('1337 + seed_offset', '{1337 + seed}')\n"
         "exec(compile(text, 'train.py', 'exec'))"
     )
-    start = time.perf_counter()
+    start, start_core = time.perf_counter(), core_seconds()
     subprocess.run([sys.executable, "-c", seeded, *NANOGPT_CPU, *more], cwd=checkout, check=True, capture_output=True)
-    seconds = time.perf_counter() - start
+    seconds, used = time.perf_counter() - start, core_seconds() - start_core
     measured = (
         "import sys, json, torch, numpy as np; from model import GPT, GPTConfig\n"
         f"c = torch.load({str(out / 'ckpt.pt')!r}, map_location='cpu', weights_only=False)\n"
@@ -214,7 +232,7 @@ def nanogpt_race(place: Path, checkout: Path, texts: tuple[bytes, bytes], seed: 
         "print(json.dumps({'nats': t / n, 'parameters': sum(p.numel() for p in m.parameters())}))"
     )
     answer = subprocess.run([sys.executable, "-c", measured], cwd=checkout, check=True, capture_output=True, text=True)
-    return {"seconds": seconds, **json.loads(answer.stdout.splitlines()[-1])}
+    return {"seconds": seconds, "core_seconds": used, **json.loads(answer.stdout.splitlines()[-1])}
 
 
 def race(arguments: argparse.Namespace, keep: Keep, recipes: dict[str, dict[str, Any]], name: str) -> None:
@@ -430,31 +448,61 @@ def where(arguments: argparse.Namespace, keep: Keep) -> None:
 
 
 class Keep:
-    """Measurements by part, contestant and turn, each made once: a broken-off benchmark goes on where it was."""
+    """Measurements by machine, part, contestant and turn, each made once: what was broken off goes on where it was.
+
+    Figures of one machine never stand in a table with those of another, and two benchmarks may run at the same time:
+    the file is read again, under a lock, before something is added to it.
+    """
 
     def __init__(self, again: bool) -> None:
-        self.found: dict[str, Any] = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {}
         self.again = again
+        self.facts = machine()
+        self.machine = f"{self.facts['cpu']} ({self.facts['instructions']}), {self.facts['cores']} cores"
+
+    def found(self) -> dict[str, Any]:
+        return json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {}
 
     def has(self, part: str, name: str, turn: int) -> bool:
-        return str(turn) in self.found.get(part, {}).get(name, {}) and not self.again
+        measured = self.found().get(self.machine, {}).get("measured", {})
+        return str(turn) in measured.get(part, {}).get(name, {}) and not self.again
 
     def __call__(self, part: str, name: str, turn: int, make: Callable[[], dict[str, Any]]) -> None:
         if self.has(part, name, turn):
             return
         made = make()
-        self.found.setdefault(part, {}).setdefault(name, {})[str(turn)] = made
         shown = {key: round(value, 4) if isinstance(value, float) else value for key, value in made.items()}
         print(f"{part} | {name} | {turn}: {shown}", flush=True)
-        self.found["machine"] = machine()
-        RESULT.write_text(json.dumps(self.found, indent=1) + "\n", encoding="utf-8")
-        train_report.write(self.found)
+        folder = os.open(RESULT.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            found = self.found()
+            here = found.setdefault(self.machine, {"measured": {}})
+            here["facts"] = self.facts
+            here["measured"].setdefault(part, {}).setdefault(name, {})[str(turn)] = made
+            beside = RESULT.with_name(".train.json.writing")
+            beside.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            beside.replace(RESULT)
+            train_report.write(found)
+        finally:
+            os.close(folder)
 
 
 def machine() -> dict[str, Any]:
     import torch
 
-    return {"cores": os.cpu_count(), "torch": torch.__version__, "python": platform.python_version()}
+    from malmoi.train.precision import has_fast_bfloat16
+
+    facts = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").is_file() else ""
+    named = [line.partition(":")[2].strip() for line in facts.splitlines() if line.startswith("model name")]
+    flags = next((line.split() for line in facts.splitlines() if line.startswith("flags")), [])
+    return {
+        "cpu": named[0] if named else platform.machine(),
+        "instructions": " ".join(name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags),
+        "bfloat16": has_fast_bfloat16(torch.device("cpu")),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
 
 
 PARTS: dict[str, Callable[[argparse.Namespace, Keep], None]] = {
@@ -491,7 +539,7 @@ def main() -> None:
     keep = Keep(arguments.again)
     for part in arguments.parts:
         PARTS[part](arguments, keep)
-    train_report.write(keep.found)
+    train_report.write(keep.found())
 
 
 if __name__ == "__main__":

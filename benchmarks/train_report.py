@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,32 +22,42 @@ Turns = dict[str, dict[str, Any]]  # turn or seed -> what was measured
 
 
 def write(found: dict[str, Any]) -> None:
-    facts = found.get("machine", {})
+    """One section for each question; within it the tables of one machine after those of another, never mixed."""
     lines = [
         "# Training on two cores, beside the peers",
         "",
-        f"Written by `benchmarks/train.py`: {facts.get('cores')} CPU cores, torch {facts.get('torch')}, Python "
-        f"{facts.get('python')}. Contestants take turns in one run; absolute figures of a shared machine move by a "
-        f"quarter from minute to minute, ratios hold. ± is the standard deviation over seeds.",
+        "Written by `benchmarks/train.py`. Contestants take turns in one run; absolute figures of a shared machine "
+        "move by a quarter from minute to minute, ratios hold. ± is the standard deviation over seeds. Tables of "
+        "different machines stand apart, and each says whose it is:",
+        "",
+        *(f"- **{letter}**: {_machine(here['facts'])}" for letter, here in _lettered(found)),
     ]
-    for part in (f"{name}{kind}" for name in TARGETS for kind in KINDS):
-        if part in found:
-            lines += _race(part, found[part])
-    for title, prefix, section in (
-        ("Tokens a second", "speed ", _speed),
-        ("The loss after the same number of tokens", "equal ", _equal),
-        ("Bits a byte after the same number of minutes", "clock ", _clock),
-    ):
-        shown = [name for name in found if name.startswith(prefix)]
-        lines += ["", f"## {title}"] if shown else []
-        for name in shown:
-            lines += section(name.removeprefix(prefix), found[name])
-    lines += _ablations(found.get("ablations", {})) + _rates(found.get("rates", {}))
-    shown = [name for name in found if name.startswith("where ")]
-    lines += ["", "## Where the time of a step goes"] if shown else []
-    for name in shown:
-        lines += _where(name.removeprefix("where "), found[name])
+    for title, sections in SECTIONS.items():
+        tables: list[str] = []
+        for letter, here in _lettered(found):
+            for part, turns in here["measured"].items():
+                name, _, rest = part.partition(" ")
+                if name in sections:
+                    tables += _marked(sections[name](rest if name not in TARGETS else part, turns), letter)
+        lines += ["", f"## {title}", *tables] if tables else []
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _lettered(found: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [(chr(ord("A") + index), here) for index, here in enumerate(found.values())]
+
+
+def _machine(facts: dict[str, Any]) -> str:
+    numbers = "bfloat16" if facts["bfloat16"] else "float32 (the processor has no instructions for bfloat16)"
+    return (
+        f"{facts['cores']} cores of an {facts['cpu']}, {facts['instructions']}; torch {facts['torch']}, Python "
+        f"{facts['python']}. All compute in {numbers}, except where a table says otherwise."
+    )
+
+
+def _marked(lines: list[str], letter: str) -> list[str]:
+    """The same lines, each heading with the machine's letter."""
+    return [f"{line} (machine {letter})" if line.startswith("### ") else line for line in lines]
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
@@ -88,8 +98,10 @@ def _race(part: str, contestants: dict[str, Turns]) -> list[str]:
                 str(len(turns)),
                 _mean(turns, "nats"),
                 _mean(turns, "seconds", "{:.1f}"),
+                _mean(turns, "core_seconds", "{:.1f}"),
                 _mean(turns, "learning", "{:.1f}"),
                 _mean(turns, "first_step", "{:.1f}"),
+                _mean(turns, "first_step_core", "{:.1f}"),
                 ratio,
             )
         )
@@ -99,21 +111,23 @@ def _race(part: str, contestants: dict[str, Turns]) -> list[str]:
             f"Tiny Shakespeare's validation split in windows of {width} bytes that do not overlap, float32, from the "
             f"folder that the command left; goal {target}. Seconds are those of the whole command, from its start to "
             f"its end: import, reading, learning, measuring, saving; to the first step, until its loss stands in the "
-            f"run's log. N-gram embeddings are an option that other "
-            f"programs cannot load."
+            f"run's log. Seconds of a core are those that the command worked: fewer than passed where "
+            f"other programs worked too. N-gram embeddings are an option that other programs cannot load."
         )
-    title = f"Seconds to a loss, rows of {width}{kind}"
+    title = f"Rows of {width}{kind}"
     head = (
         "command",
         "parameters",
         "seeds",
         "loss, nats a byte",
         "seconds in all",
-        "of which in the loop",
+        "seconds of a core in all",
+        "seconds in the loop",
         "to the first step",
+        "of a core, to the first step",
         "faster by",
     )
-    return ["", f"## {title}", "", before, *_table(head, rows)]
+    return ["", f"### {title}", "", before, *_table(head, rows)]
 
 
 def _speed(shape: str, contestants: dict[str, Turns]) -> list[str]:
@@ -171,9 +185,7 @@ def _clock(text: str, contestants: dict[str, Turns]) -> list[str]:
     return ["", f"### {text}", "", told, *_table(("contestant", *minutes), rows)]
 
 
-def _ablations(contestants: dict[str, Turns]) -> list[str]:
-    if not contestants:
-        return []
+def _ablations(_: str, contestants: dict[str, Turns]) -> list[str]:
     base = statistics.mean(_values(contestants["as it is"], "nats"))
     rows = []
     for name, turns in contestants.items():
@@ -193,12 +205,10 @@ def _ablations(contestants: dict[str, Turns]) -> list[str]:
         "tokens; one choice undone at a time."
     )
     head = ("what is undone", "loss, nats a byte", "difference", "tokens/s", "seeds")
-    return ["", "## What earns it", "", told, *_table(head, rows)]
+    return ["", "### One choice undone at a time", "", told, *_table(head, rows)]
 
 
-def _rates(contestants: dict[str, Turns]) -> list[str]:
-    if not contestants:
-        return []
+def _rates(_: str, contestants: dict[str, Turns]) -> list[str]:
     loss: dict[tuple[int, str, float], float] = {}
     for name, turns in contestants.items():
         width, which, factor = name.split()
@@ -206,8 +216,6 @@ def _rates(contestants: dict[str, Turns]) -> list[str]:
     widths = sorted({width for width, _, _ in loss})
     factors = sorted({factor for _, _, factor in loss})
     lines = [
-        "",
-        "## Do learning rates carry over?",
         "",
         "The loss after 125 steps at four widths, two layers, with one rate multiplied; the best of a row is bold.",
     ]
@@ -239,3 +247,14 @@ def _where(shape: str, contestants: dict[str, Turns]) -> list[str]:
             cells.append(f"{seconds[kind] * 1e3:.1f} ms ({seconds[kind] / sum(seconds.values()):.0%})")
         rows.append((kind, *cells))
     return ["", f"### {shape}", *_table(("", *contestants), rows)]
+
+
+SECTIONS: dict[str, dict[str, Callable[[str, dict[str, Turns]], list[str]]]] = {
+    "Seconds to a loss": {"race": _race, "race256": _race},
+    "Tokens a second": {"speed": _speed},
+    "The loss after the same number of tokens": {"equal": _equal},
+    "Bits a byte after the same number of minutes": {"clock": _clock},
+    "What earns it": {"ablations": _ablations},
+    "Do learning rates carry over?": {"rates": _rates},
+    "Where the time of a step goes": {"where": _where},
+}
