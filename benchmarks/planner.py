@@ -3,7 +3,6 @@
     python benchmarks/planner.py                        (checks ../shared/anchors/planner, writes docs/results/planner.md)
     python benchmarks/planner.py --published FOLDER     (any folder with the same tables; fits nothing)
     python benchmarks/planner.py --fit                  (fits the constants, cross-validates, writes constants.json)
-    python benchmarks/planner.py --own                  (our own trainings on this machine: memory and time; minutes)
 
 Exact things (parameters, bytes of the cache) must be equal; arithmetic (FLOPs, MFU, CO2) must agree; predictions
 (memory, seconds, device-hours) have an error, which is printed for every row. Step times come in two columns: with the
@@ -24,13 +23,13 @@ from planner_checks import Check, arithmetic, memory_checks
 from planner_fit import cross_validated, errors, fit
 from planner_rows import Case, cases
 
-from malmoi.plan import step_time
-from malmoi.plan.step_time import Physics, physics
+from malmoi.plan import physics as constants_of
+from malmoi.plan.physics import Physics, constants, physics
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 PUBLISHED = ROOT.parent / "shared" / "anchors" / "planner"
-CONSTANTS = Path(step_time.__file__).with_name("constants.json")
+CONSTANTS = Path(constants_of.__file__).with_name("constants.json")
 LEVEL = 0.9
 
 
@@ -54,10 +53,10 @@ def fit_and_write(rows: Sequence[Case]) -> None:
     values = fit(rows)
     each = cross_validated(rows)
     logs = np.concatenate([found[1] for found in each.values()])
-    by_case = {case.system + case.name: 0.0 for case in rows}
+    by_case = {case.key: 0.0 for case in rows}
     for system, (_, found) in each.items():
         for case, error in zip([case for case in rows if case.system == system], found, strict=True):
-            by_case[case.system + case.name] = round(float(error), 5)
+            by_case[case.key] = round(float(error), 5)
     written = {
         "made_by": "benchmarks/planner.py --fit",
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
@@ -73,7 +72,7 @@ def fit_and_write(rows: Sequence[Case]) -> None:
         },
     }
     CONSTANTS.write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    step_time.constants.cache_clear()
+    constants.cache_clear()
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -93,16 +92,16 @@ def check_lines(title: str, text: str, checks: Sequence[Check]) -> list[str]:
     )
 
 
-def step_lines(rows: Sequence[Case], constants: Physics, known: dict[str, float]) -> list[str]:
+def step_lines(rows: Sequence[Case], values: Physics, known: dict[str, float]) -> list[str]:
     """Step times: fitted, and without the row's own system where the row was part of the fit."""
     if not rows:
         return []
-    fitted = errors(rows, constants)
+    fitted = errors(rows, values)
     lines = ["## Seconds of a step", ""]
     body = []
     for case, error in zip(rows, fitted, strict=True):
-        other = known.get(case.system + case.name)
-        step, layout = case.step(constants)
+        other = known.get(case.key)
+        step, layout = case.step(values)
         body.append(
             (
                 case.system,
@@ -111,16 +110,15 @@ def step_lines(rows: Sequence[Case], constants: Physics, known: dict[str, float]
                 f"{step.total:.3g}",
                 f"{np.expm1(error):+.1%}",
                 "not in the fit" if other is None else f"{np.expm1(other):+.1%}",
-                f"{layout.micro_batch}{' (chosen)' if case.free else ''}",
-                layout.recompute,
+                f"{layout.micro_batch} x {layout.interleave}, {layout.recompute}{' (chosen)' if len(case.layouts) > 1 else ''}",
             )
         )
     for name, logs in (
         ("constants fitted on all systems", fitted),
-        ("constants fitted without the row's system", np.array([known[c.system + c.name] for c in rows
-                                                                if c.system + c.name in known])),
+        ("constants fitted without the row's system", np.array([known[c.key] for c in rows
+                                                                if c.key in known])),
         ("rows that no fit has seen", np.array([error for case, error in zip(rows, fitted, strict=True)
-                                                if case.system + case.name not in known])),
+                                                if case.key not in known])),
     ):  # fmt: skip
         if len(logs):
             found = summary(logs)
@@ -129,23 +127,23 @@ def step_lines(rows: Sequence[Case], constants: Physics, known: dict[str, float]
                 f"within 10 % {found['within_10']:.0%}, worst {found['worst']:.0%}"
             )
     lines += ["", "Targets: median 5 %, nine in ten rows within 10 %.", ""]
-    headings = ("system", "run", "published s", "planner s", "error", "without its system", "micro-batch", "recompute")
+    headings = ("system", "run", "published s", "planner s", "error", "without its system", "micro-batch x interleave, recompute")
     return lines + table(headings, body)
 
 
 def constants_lines() -> list[str]:
-    found = step_time.constants()
+    found = constants()
     values, start = found["values"], asdict(Physics())
     assert isinstance(values, dict)
     rows = [(key, f"{start[key]:.4g}", f"{value:.4g}") for key, value in values.items()]
-    return ["## The constants", "", "What each means stands beside it in `malmoi/plan/step_time.py` (`Physics`).", ""] + table(
+    return ["## The constants", "", "What each means stands beside it in `malmoi/plan/physics.py` (`Physics`).", ""] + table(
         ("constant", "physical beginning", "fitted"), rows
     )
 
 
 def report(folder: Path) -> str:
     rows = cases(folder)
-    known = step_time.constants()["cross_validated_logs"]
+    known = constants()["cross_validated_logs"]
     assert isinstance(known, dict)
     lines = [
         "# The planner against published numbers",
@@ -164,15 +162,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--published", type=Path, default=PUBLISHED, help="folder of tables")
     parser.add_argument("--fit", action="store_true", help="fit the constants first")
-    parser.add_argument("--own", action="store_true", help="measure our own trainings on this machine")
     given = parser.parse_args()
     if not given.published.is_dir():
         raise SystemExit(f"{given.published}: there is no such folder of tables.")
-    if given.own:
-        from planner_own import measure
-
-        measure(RESULTS)
-        return
     if given.fit:
         fit_and_write(cases(given.published))
     text = report(given.published)

@@ -19,10 +19,10 @@ from malmoi.plan.layout import Layout
 from malmoi.plan.physics import Physics
 
 WIDTH = {  # one standard deviation of the logarithm of a constant
-    "matrix": 0.08, "fp8": 0.15, "flash": 0.2, "memory": 0.08, "route": 0.4, "depth": 0.5, "wave": 0.3, "traffic": 0.4,
+    "matrix": 0.08, "fp8": 0.15, "flash": 0.2, "memory": 0.08, "route": 0.7, "depth": 0.5, "wave": 0.3, "traffic": 0.4,
     "intra": 0.15, "inter": 0.1, "hide": 0.1, "kernel": 0.5, "launch": 0.3, "hop": 0.5, "pause": 0.7, "straggle": 0.7,
 }  # fmt: skip
-FRACTIONS = {"matrix", "fp8", "flash", "memory", "route", "traffic", "intra", "inter", "hide"}
+FRACTIONS = {"matrix", "fp8", "flash", "memory", "traffic", "intra", "inter", "hide"}
 HUBER = 0.04  # of the logarithm: beyond 4 % an error counts linearly
 SPREAD = 0.05  # how exact a prediction should be, against which the widths are weighed
 ROUNDS, STEP = 25, 1e-3

@@ -33,7 +33,7 @@ class Physics:
     fp8: float = 0.75  # of the same fraction of the fp8 rate
     flash: float = 0.55  # of the achievable rate, in fused attention
     memory: float = 0.85  # of the memory bandwidth
-    route: float = 0.40  # of it, where tokens are gathered into experts' order and back
+    route: float = 5e-8  # seconds of finding a token's place among an expert's, beside moving it there
     depth: float = 100.0  # of a sum's terms, on an A100: what filling and emptying the multipliers costs
     wave: float = 0.5  # of a wave of tiles, idle at the end of a product
     traffic: float = 0.5  # of a product's bytes that do not hide behind its operations

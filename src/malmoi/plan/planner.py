@@ -16,7 +16,8 @@ from malmoi.plan.hardware import Cluster
 from malmoi.plan.layout import MOST_TOKENS, Layout, Training, check, divisors
 from malmoi.plan.memory import HEADROOM, Memory, memory
 from malmoi.plan.search import Goal, Result, devices_needed, search
-from malmoi.plan.step_time import Step, constants, step_time
+from malmoi.plan.physics import constants, interval
+from malmoi.plan.step_time import Step, step_time
 from malmoi.plan.work import Work
 
 GOODPUT = 0.9  # of a run's hours are steps that count; the rest restarts, saves, waits (Llama 3: "over 90 %")
@@ -178,11 +179,6 @@ def step_answer(step: Step) -> dict[str, Any]:
     }
 
 
-def interval() -> tuple[float, float]:
-    """The factors between which nine of ten published steps lay, each predicted without its own system's rows."""
-    error = constants()["cross_validated"]
-    assert isinstance(error, dict)
-    return float(error["low"]), float(error["high"])
 
 
 def speed(counted: flops.Flops, step: Step, cluster: Cluster, training: Training) -> dict[str, Any]:

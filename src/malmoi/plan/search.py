@@ -14,7 +14,8 @@ from malmoi.config import MalmoiError
 from malmoi.plan.hardware import Cluster
 from malmoi.plan.layout import Layout, Training, check, divisors
 from malmoi.plan.memory import HEADROOM, memory
-from malmoi.plan.step_time import Physics, Step, physics, step_time
+from malmoi.plan.physics import Physics, physics
+from malmoi.plan.step_time import Step, step_time
 from malmoi.plan.work import Work
 
 Goal = Literal["fastest", "cheapest", "smallest"]

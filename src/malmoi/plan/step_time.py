@@ -20,6 +20,7 @@ from malmoi.plan.work import LayerWork, Matmul, Work
 
 BACKWARD = 1.5  # bytes of the elementwise backward pass, for each of the forward pass
 FLASH_BACKWARD = 2.5  # five products where the forward pass has two
+LOSS = 48  # bytes for each score: to fp32, largest, difference, exponential, sum, quotient, gradient, back to 16 bits
 TENSORS = 3  # learned tensors for each product: its matrix, its bias, half a norm's two
 
 
@@ -158,8 +159,8 @@ class Clock:
         found.memory += self.tokens * numbers / self.machine.bandwidth
         if layer.experts:
             # copied into the order of devices, sorted by expert there, and both undone: each reads and writes a vector
-            moved = self.tokens * share * layer.per_token * a * 8 * w
-            found.expert = moved / (self.machine.bandwidth * self.physics.route)
+            copies = self.tokens * share * layer.per_token
+            found.expert = copies * (8 * a * w / self.machine.bandwidth + self.physics.route)
             found.kernels += 30
         return found
 
@@ -223,7 +224,7 @@ class Clock:
             for backward in (False, True):
                 found.add(self.products(head, self.tokens, self.layout.tensor, backward, precision=plain))
             scores = self.tokens * self.work.vocabulary / self.layout.tensor
-            found.memory += scores * (2 * self.training.bytes + 5 * 4) / self.machine.bandwidth
+            found.memory += scores * (2 * self.training.bytes + LOSS) / self.machine.bandwidth
         number_of_kernels, found.kernels = found.kernels, 0.0
         found.kernels = self.machine.kernels(number_of_kernels, found.total)
         return found
@@ -288,8 +289,10 @@ class Clock:
                 total += ring(number * both, members, apart)
         if not training.hides("data"):
             return total
-        # sliced weights travel behind the layers before; gradients behind the last backward and the next forward pass
-        room = pieces * slowest.total if layout.zero == 3 else slowest.total / layout.interleave
+        # sliced weights travel behind the layers before; gradients behind the last backward and the next forward pass:
+        # of one micro-batch, or, interleaved, of the last round of the pipeline, which ends with one piece after another
+        turn = 1 / layout.interleave
+        room = slowest.total * (pieces if layout.zero == 3 else turn + min(layout.pipeline, pieces) * (1 - turn))
         return max(total - room * self.physics.hide, (1 - self.physics.hide) * total)
 
     def _units(self) -> int:
