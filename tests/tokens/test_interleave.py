@@ -101,3 +101,13 @@ def test_the_list_of_control_tokens_stays_readable():
     with pytest.raises(MalmoiError) as error:
         BOTH.convert_tokens_to_ids("<|nothing|>")
     assert "image_0" not in str(error.value)
+
+
+def test_a_template_from_elsewhere_lets_no_picture_in_either():
+    template = "{% for m in messages %}<|start|>{{ m['content'] }}<|end|>{% endfor %}"
+    foreign = GPT4Tokenizer(BOTH._tokenizer, {"eos_token": "<|endoftext|>"}, template)
+    assert foreign.images == BOTH.images
+    ids = chat.prompt_ids(foreign, [{"role": "user", "content": "".join(NAMES[:5])}])
+    assert max(ids) < BOTH.images.begin and foreign.special_tokens["<|end|>"] in ids
+    with pytest.raises(MalmoiError, match="holds a picture"):
+        chat.prompt_ids(foreign, [{"role": "user", "content": [{"type": "image", "image": picture(1)}]}])
