@@ -210,7 +210,7 @@ def layers(folder: Path) -> Iterator[Check]:
     work = classic(6144, 48, 64, MEGATRON_VOCABULARY, 2048)
     for row in read(folder / "korthikanti_table4_layer.csv"):
         if row["config"] in kinds:
-            clock = Clock(work, device("A100"), replace(OLD, batch=4), kinds[row["config"]], physics())
+            clock = Clock(work, Machine(device("A100"), physics()), replace(OLD, batch=4), kinds[row["config"]])
             found = clock.both_ways(work.layers[0][0])
             kernels, found.kernels = found.kernels, 0.0
             found.kernels = Machine(device("A100"), physics()).kernels(kernels, found.total)

@@ -19,7 +19,7 @@ from malmoi.plan.flops import training_flops
 from malmoi.plan.hardware import Device, device
 from malmoi.plan.layout import Layout, Recompute, Training, divisors
 from malmoi.plan.memory import HEADROOM, memory
-from malmoi.plan.physics import Physics
+from malmoi.plan.physics import Machine, Physics
 from malmoi.plan.step_time import Clock, Step
 from malmoi.plan.work import Work, deepseek_work, work_of
 
@@ -48,7 +48,7 @@ class Case:
         return f"{self.file}: {self.system}, {self.name}"
 
     def seconds_of(self, layout: Layout, physics: Physics) -> float:
-        return Clock(self.work, self.device, self.training, layout, physics).step().total
+        return Clock(self.work, Machine(self.device, physics), self.training, layout).step().total
 
     def chosen(self, physics: Physics) -> Layout:
         """Who publishes a run has tuned what the row leaves open: the fastest of it is meant."""
@@ -59,7 +59,7 @@ class Case:
     def step(self, physics: Physics) -> tuple[Step, Layout]:
         """The planner's answer."""
         layout = self.chosen(physics)
-        return Clock(self.work, self.device, self.training, layout, physics).step(), layout
+        return Clock(self.work, Machine(self.device, physics), self.training, layout).step(), layout
 
 
 def opened(

@@ -42,21 +42,28 @@ class Memory:
         return asdict(self)
 
 
-def stage_layers(work: Work, layout: Layout, stage: int) -> list[LayerWork]:
-    """The layers of a stage; the first stages have one more where they do not divide."""
-    layers, parts = work.all_layers(), layout.pipeline
-    size, more = divmod(len(layers), parts)
+def stage_layers(work: Work, layout: Layout, stage: int) -> list[tuple[LayerWork, int]]:
+    """The kinds of layers of a stage, each with how many; the first stages have one more where they do not divide."""
+    size, more = divmod(work.depth, layout.pipeline)
     start = stage * size + min(stage, more)
-    return layers[start : start + size + (stage < more)]
+    end = start + size + (stage < more)
+    found: dict[int, tuple[LayerWork, int]] = {}  # equal layers are one object (`work_of`)
+    at = 0
+    for layer, number in work.layers:
+        inside = min(at + number, end) - max(at, start)
+        if inside > 0:
+            found[id(layer)] = (layer, inside + found.get(id(layer), (layer, 0))[1])
+        at += number
+    return list(found.values())
 
 
 def parameters(work: Work, layout: Layout, stage: int) -> tuple[float, float]:
     """Learned numbers on one device of a stage: (those that all rows share, those of its experts)."""
     dense = expert = 0.0
-    for layer in stage_layers(work, layout, stage):
+    for layer, number in stage_layers(work, layout, stage):
         cut = sum(each.size for each in layer.dense if each.cut != "none")
-        dense += cut / layout.tensor + layer.dense_parameters - cut
-        expert += layer.experts * layer.expert_parameters / layout.expert
+        dense += number * (cut / layout.tensor + layer.dense_parameters - cut)
+        expert += number * layer.experts * layer.expert_parameters / layout.expert
     first, last = stage == 0, stage == layout.pipeline - 1
     tables = (1 if first else 0) + (1 if last and not (work.tied and first) else 0)
     dense += tables * work.table / layout.tensor
@@ -67,9 +74,10 @@ def parameters(work: Work, layout: Layout, stage: int) -> tuple[float, float]:
 def adapter(work: Work, layout: Layout, training: Training, stage: int) -> float:
     """Learned numbers of a LoRA adapter on all products of a stage."""
     return sum(
-        training.lora_rank * (each.inputs + each.outputs) / layout.tensor
-        for layer in stage_layers(work, layout, stage)
-        for each in (*layer.dense, *layer.expert * layer.experts)
+        number * copies * training.lora_rank * (each.inputs + each.outputs) / layout.tensor
+        for layer, number in stage_layers(work, layout, stage)
+        for matmuls, copies in ((layer.dense, 1), (layer.expert, layer.experts))
+        for each in matmuls
         if each.name != "router"
     )
 
@@ -137,15 +145,17 @@ def activations(work: Work, layout: Layout, training: Training, stage: int) -> f
     """Bytes of what the backward pass needs on one device of a stage."""
     tokens = layout.micro_batch * training.sequence / layout.context
     layers = stage_layers(work, layout, stage)
-    whole = [kept(layer, work, layout, training) for layer in layers]
+    whole = [(kept(layer, work, layout, training), number) for layer, number in layers]
+    largest = max((one for one, _ in whole), default=0.0)
     flying = in_flight(layout, stage, layout.pieces(training))
     if layout.recompute == "full":
         entry = work.width * training.bytes / (layout.tensor if layout.sequence_parallel else 1)
-        return tokens * (flying * entry * len(layers) + max(whole, default=0.0))
+        return tokens * (flying * entry * sum(number for _, number in layers) + largest)
+    total = flying * sum(one * number for one, number in whole)
     if layout.recompute == "selective" and training.scores:
-        table = [scores(layer, layout, training) for layer in layers]
-        return tokens * (flying * (sum(whole) - sum(table)) + max(table, default=0.0))
-    return tokens * flying * sum(whole)
+        table = [(scores(layer, layout, training), number) for layer, number in layers]
+        total += max((one for one, _ in table), default=0.0) - flying * sum(one * number for one, number in table)
+    return tokens * total
 
 
 def logits(work: Work, layout: Layout, training: Training) -> float:
@@ -165,11 +175,11 @@ def buffers(work: Work, layout: Layout, training: Training, stage: int) -> float
         total += message
     layers = stage_layers(work, layout, stage)
     if layout.expert > 1:
-        total += 2 * message * max(layer.per_token for layer in layers)
+        total += 2 * message * max(layer.per_token for layer, _ in layers)
     if layout.zero == 3 and layout.data > 1:
         largest = max(
             layer.dense_parameters / layout.tensor + layer.experts * layer.expert_parameters / layout.expert
-            for layer in layers
+            for layer, _ in layers
         )
         total += largest * (2 * training.bytes + (0 if training.lora_rank else training.gradient_bytes))
     return total

@@ -22,7 +22,7 @@ Goal = Literal["fastest", "cheapest", "smallest"]
 MICRO_BATCHES = (1, 2, 4, 8, 16, 32)
 MOST_STAGES, MOST_TURNS = 64, 8
 RUNNERS_UP = 5
-GROWTH = (1, 1.05, 1.1, 1.2, 1.35, 1.5, 2, 3, 4, 8, 16, 32, 64)
+GROWTH = (1, 1.1, 1.25, 1.5, 2, 3, 4, 8, 16, 64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,9 @@ def room(cluster: Cluster) -> float:
     return cluster.device.memory * (1 - HEADROOM)
 
 
-def candidates(work: Work, count: int, node: int, training: Training) -> Iterator[Layout]:
+def candidates(
+    work: Work, count: int, node: int, training: Training, micros: tuple[int, ...] = MICRO_BATCHES
+) -> Iterator[Layout]:
     """Layouts that divide what they cut; recomputation and ZeRO stage are still the lightest."""
     layer = work.layers[-1][0]
     for tensor in (size for size in divisors(count) if size <= min(node, 64)):
@@ -65,8 +67,8 @@ def candidates(work: Work, count: int, node: int, training: Training) -> Iterato
                 if training.batch % data:
                     continue
                 for expert in _experts(work, data * context * tensor):
-                    for micro in (size for size in MICRO_BATCHES if training.batch // data % size == 0):
-                        for turns in _turns(work.depth, pipeline):
+                    for micro in (size for size in micros if training.batch // data % size == 0):
+                        for turns in _turns(work.depth, pipeline, training.batch // (data * micro)):
                             yield Layout(
                                 data=data,
                                 tensor=tensor,
@@ -92,8 +94,8 @@ def _experts(work: Work, group: int) -> list[int]:
     return fitting if len(fitting) <= 4 else [fitting[0], *fitting[-3:]]
 
 
-def _turns(depth: int, pipeline: int) -> list[int]:
-    if pipeline == 1 or depth % pipeline:
+def _turns(depth: int, pipeline: int, pieces: int) -> list[int]:
+    if pipeline == 1 or depth % pipeline or pieces % pipeline:
         return [1]
     return [size for size in divisors(depth // pipeline) if size <= MOST_TURNS]
 
@@ -206,7 +208,7 @@ def devices_needed(work: Work, cluster: Cluster, training: Training) -> int | No
     states = training.gradient_bytes + 14 if not training.lora_rank else 2
     least = max(1, int(work.counted.total * states / room(cluster)))
     experts = work.layers[-1][0].experts
-    units = {node * size for size in divisors(experts or 1) if size <= 1024}
+    units = {node * size for size in divisors(experts or 1) if node * size <= 4 * least or size == 1}
     counts = {-(-round(least * factor) // unit) * unit for unit in units for factor in GROWTH}
     for count in sorted(counts):
         if _holds(work, cluster, replace(training, batch=max(training.batch // count, 1) * count), count):
@@ -216,12 +218,9 @@ def devices_needed(work: Work, cluster: Cluster, training: Training) -> int | No
 
 def _holds(work: Work, cluster: Cluster, training: Training, count: int) -> bool:
     """Does any layout fit with the least that a device can be given: one row at a time, everything recomputed?"""
-    seen = set()
-    for layout in candidates(work, count, cluster.device.node, training):
-        key = (layout.tensor, layout.pipeline, layout.context, layout.expert)
-        if layout.micro_batch > 1 or layout.interleave > 1 or key in seen:
-            continue
-        seen.add(key)
-        if _lightest(work, layout, training, room(cluster)):
-            return True
+    for layout in candidates(work, count, cluster.device.node, training, (1,)):
+        if layout.interleave == 1:
+            tried = replace(layout, recompute="full", zero=(3 if layout.pipeline == 1 else 1) if layout.data > 1 else 0)
+            if memory(work, tried, training).peak <= room(cluster):
+                return True
     return False

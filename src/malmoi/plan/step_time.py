@@ -9,8 +9,7 @@ time (Narayanan et al., arXiv 2104.04473), the gradients' way over the data axis
 from __future__ import annotations
 
 import math
-from collections import Counter
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 
 from malmoi.plan.hardware import Device
 from malmoi.plan.layout import Layout, Overlap, Training
@@ -47,7 +46,8 @@ class Step:
 
     @property
     def total(self) -> float:
-        return sum(asdict(self).values())
+        computing = self.matrix + self.memory + self.kernels + self.optimizer
+        return computing + self.communication + self.bubble + self.straggling
 
 
 @dataclass(slots=True)
@@ -62,15 +62,16 @@ class _Tally:
     context: float = 0.0
 
     def add(self, other: _Tally, times: float = 1.0) -> None:
-        for name in _PARTS:
-            setattr(self, name, getattr(self, name) + times * getattr(other, name))
+        self.matrix += times * other.matrix
+        self.memory += times * other.memory
+        self.kernels += times * other.kernels
+        self.tensor += times * other.tensor
+        self.expert += times * other.expert
+        self.context += times * other.context
 
     @property
     def total(self) -> float:
         return self.matrix + self.memory + self.kernels + self.tensor + self.expert + self.context
-
-
-_PARTS = tuple(field.name for field in fields(_Tally))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +79,17 @@ class Clock:
     """Times a training on a device; holds what every part of the sum needs."""
 
     work: Work
-    device: Device
+    machine: Machine
     training: Training
     layout: Layout
-    physics: Physics
 
     @property
-    def machine(self) -> Machine:
-        return Machine(self.device, self.physics)
+    def device(self) -> Device:
+        return self.machine.device
+
+    @property
+    def physics(self) -> Physics:
+        return self.machine.physics
 
     @property
     def tokens(self) -> float:
@@ -160,7 +164,8 @@ class Clock:
         if layer.experts:
             # copied into the order of devices, sorted by expert there, and both undone: each reads and writes a vector
             copies = self.tokens * share * layer.per_token
-            found.expert = copies * (8 * a * w / self.machine.bandwidth + self.physics.route)
+            placed = copies * (8 * a * w / self.machine.bandwidth + self.physics.route)
+            found.expert = placed * self.visible("expert")
             found.kernels += 30
         return found
 
@@ -216,7 +221,7 @@ class Clock:
     def stage(self, number: int) -> _Tally:
         """One micro-batch forward and backward through a stage."""
         found = _Tally()
-        for layer, times in Counter(stage_layers(self.work, self.layout, number)).items():
+        for layer, times in stage_layers(self.work, self.layout, number):
             found.add(self.both_ways(layer), times)
         if number == self.layout.pipeline - 1:
             head = (Matmul("vocabulary", self.work.width, self.work.vocabulary),)
@@ -298,7 +303,8 @@ class Clock:
     def _units(self) -> int:
         """Messages in which a stage's weights are gathered: a layer at a time, or (nothing overlapped) each tensor."""
         layers = stage_layers(self.work, self.layout, 0)
-        return len(layers) if self.training.hides("data") else sum(TENSORS * len(layer.dense) for layer in layers)
+        each_tensor = not self.training.hides("data")
+        return sum(number * (TENSORS * len(layer.dense) if each_tensor else 1) for layer, number in layers)
 
     def _optimizer(self) -> float:
         """Every state is read and written once, gradients are read twice (their norm first)."""
@@ -311,4 +317,4 @@ def step_time(
     work: Work, device: Device, training: Training, layout: Layout, constants: Physics | None = None
 ) -> Step:
     """Seconds of one update, by cause."""
-    return Clock(work, device, training, layout, constants or physics()).step()
+    return Clock(work, Machine(device, constants or physics()), training, layout).step()
