@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "native": {"model", "tokens", "formats"},
     "generate": {"model", "tokens", "formats"},
     "plan": {"presets", "layers"},
-    "interpret": {"model", "tokens", "formats", "data", "generate"},
+    "interpret": {"model", "tokens", "formats", "data", "generate", "plan"},
     "trust": {"model", "tokens", "formats", "data", "generate"},
     "evaluate": {"model", "tokens", "formats", "data", "generate"},
     "serve": {"generate", "interpret", "trust", "tokens", "formats", "evaluate"},

@@ -51,6 +51,17 @@ def test_a_filter_removes_exactly_the_mass_of_what_it_cuts(model):
         assert [math.isfinite(other.final_logprob) for other in trace.alternatives[:4]] == [True, True, False, False]
 
 
+def test_an_alternative_tells_its_probability_after_each_setting(model):
+    made = generate(model, PROMPTS[0], trace=4, temperature=0.5, top_k=2, seed=0, max_new_tokens=3)
+    for trace in made.traces[0]:
+        for place, other in enumerate(trace.alternatives):
+            assert list(other.after) == ["temperature", "top_k"]
+            assert other.after["top_k"] == other.final_logprob
+            assert math.isfinite(other.after["top_k"]) is (place < 2)
+        squared = [2 * other.logprob - other.after["temperature"] for other in trace.alternatives]
+        assert squared == pytest.approx([squared[0]] * 4, abs=1e-9)  # p^(1/0.5) up to one factor for all
+
+
 def test_greedy_is_reported_as_temperature_zero(model):
     for trace in generate(model, PROMPTS[0], trace=True, max_new_tokens=3).traces[0]:
         assert trace.rank == 1
@@ -114,7 +125,7 @@ def test_a_trace_travels_as_json():
         rank=1,
         entropy=1.25,
         probability=0.75,
-        alternatives=(Alternative(9, b"a", -1.5, -math.inf),),
+        alternatives=(Alternative(9, b"a", -1.5, -math.inf, {"top_k": -math.inf}),),
         removed={"top_k": 0.125},
     )
     assert json.loads(json.dumps(trace.to_dict(), allow_nan=False)) == {
@@ -126,6 +137,8 @@ def test_a_trace_travels_as_json():
         "rank": 1,
         "entropy": 1.25,
         "probability": 0.75,
-        "alternatives": [{"id": 9, "text": "a", "bytes": [97], "logprob": -1.5, "final_logprob": None}],
+        "alternatives": [
+            {"id": 9, "text": "a", "bytes": [97], "logprob": -1.5, "final_logprob": None, "after": {"top_k": None}}
+        ],
         "removed": {"top_k": 0.125},
     }

@@ -11,24 +11,21 @@ parameters as fast as for a million. Only `--kind positional` looks at weights, 
 
 from __future__ import annotations
 
-import json
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from malmoi.cli.console import language, print_json
 from malmoi.cli.explain import Language
-from malmoi.cli.folders import RECIPE, model_folder
-from malmoi.config import MalmoiError, ModelConfig, Recipe, TrainConfig
+from malmoi.cli.folders import model_folder
+from malmoi.config import MalmoiError
+
+if TYPE_CHECKING:
+    from malmoi.interpret.parameters import Sources
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
-
-CONVENTION = (
-    "active: what one token passes, the input embedding included; active_without_input_embedding: without the table "
-    "from which each token only reads one row (a tied table is the output table too, and stays in)"
-)
 
 
 class Part(str, Enum):
@@ -103,15 +100,9 @@ def describe(name: str, kind: str | None = None, language: str = "en") -> dict[s
 
     if name == deepseek.NAME:
         return _only(deepseek_counts(), kind)
-    config, training, generation, origin = read(name)
-    found = {
-        "model": name,
-        "about": _about(name, language),
-        **counted(config),
-        "positional": positional(config),
-        "hyperparameters": {"from": origin, **(training.model_dump(mode="json") if training else {})},
-        "configuration": {"model": config.model_dump(mode="json"), "generation": generation},
-    }
+    from malmoi.interpret.parameters import described
+
+    found = {"model": name, "about": _about(name, language), **described(read(name))}
     return _only({key: value for key, value in found.items() if value is not None}, kind)
 
 
@@ -130,26 +121,9 @@ def _only(found: dict[str, Any], kind: str | None) -> dict[str, Any]:
     return kept
 
 
-def counted(config: ModelConfig) -> dict[str, Any]:
-    """The learned parameters: sums, kinds, bytes, tensors."""
-    from malmoi.plan import counts
-
-    totals, by_kind = counts.totals(config), counts.count_by_kind(config)
-    return {
-        **totals._asdict(),
-        "active_convention": CONVENTION,
-        "tied_embeddings": config.tie_word_embeddings,
-        "by_kind": {kind: {**count._asdict(), "share": count.total / totals.total} for kind, count in by_kind.items()},
-        "bytes": counts.storage(config),
-        "tensors": [
-            {**tensor._asdict(), "shape": list(tensor.shape), "share": tensor.parameters / totals.total}
-            for tensor in counts.tensors(config)
-        ],
-    }
-
-
 def deepseek_counts() -> dict[str, Any]:
     """What is known of DeepSeek-V3, which is counted and cannot be built here."""
+    from malmoi.interpret.parameters import CONVENTION
     from malmoi.plan import deepseek
 
     totals, by_kind = deepseek.deepseek_v3_totals(), deepseek.deepseek_v3()
@@ -169,32 +143,21 @@ def deepseek_counts() -> dict[str, Any]:
     }
 
 
-def read(name: str) -> tuple[ModelConfig, TrainConfig | None, dict[str, Any], str]:
+def read(name: str) -> Sources:
     """The model's configuration, its training settings where they are known, its generation settings, and whence."""
     from malmoi import presets
+    from malmoi.interpret.parameters import Sources, read_folder
 
-    if _is_preset(name):
-        config = presets.preset(name)
-        training = presets.train_defaults(name) if name in presets.SIZES else None
-        return (
-            config,
-            training,
-            {},
-            "the size's defaults"
-            if training
-            else "none: this preset says how the model is made, not how it was trained",
-        )
-    from malmoi.formats import huggingface
+    if not _is_preset(name):
+        from malmoi.formats import hub
 
-    folder = model_folder(name)
-    config = huggingface.read_config(folder)
-    recipes = [place / RECIPE for place in (Path(folder), Path(folder).parent) if (place / RECIPE).is_file()]
-    training = TrainConfig(**Recipe.from_yaml(recipes[0]).train) if recipes else None
-    generation_file = Path(folder) / "generation_config.json"
-    generation: dict[str, Any] = {}
-    if generation_file.is_file():
-        generation = json.loads(generation_file.read_text(encoding="utf-8"))
-    return config, training, generation, str(recipes[0]) if recipes else "unknown: no recipe.yaml beside the model"
+        return read_folder(hub.find(model_folder(name)))
+    config = presets.preset(name)
+    training = presets.train_defaults(name) if name in presets.SIZES else None
+    origin = (
+        "the size's defaults" if training else "none: this preset says how the model is made, not how it was trained"
+    )
+    return Sources(config, training, {}, origin)
 
 
 def _is_preset(name: str) -> bool:
@@ -205,27 +168,6 @@ def _about(name: str, language: str) -> dict[str, str] | None:
     from malmoi import presets
 
     return presets.about(name, language)._asdict() if _is_preset(name) else None
-
-
-def positional(config: ModelConfig) -> dict[str, Any]:
-    """How the model knows places, as far as the configuration says it; more: `--kind positional`."""
-    if config.positions == "learned":
-        return {
-            "kind": "learned",
-            "what": "a table with one learned vector for each place, added to the token's",
-            "places": config.max_position_embeddings,
-            "learned_parameters": config.max_position_embeddings * config.hidden_size,
-        }
-    rope = config.rope_parameters
-    return {
-        "kind": "rotary",
-        "what": "pairs of numbers of each query and key are turned by an angle that grows with the place",
-        "places": config.max_position_embeddings,
-        "learned_parameters": 0,
-        "theta": rope.rope_theta,
-        "pairs_per_head": config.head_dim // 2,
-        **({"stretched": rope.model_dump(exclude={"rope_theta"})} if rope.rope_type != "default" else {}),
-    }
 
 
 def _list(chosen: str, as_json: bool) -> None:

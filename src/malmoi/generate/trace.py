@@ -40,6 +40,7 @@ class Alternative:
     bytes: bytes
     logprob: float
     final_logprob: float  # minus infinity where a setting removed it
+    after: dict[str, float] = field(default_factory=dict)  # setting -> its log-probability once that one had acted
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -48,6 +49,7 @@ class Alternative:
             "bytes": list(self.bytes),
             "logprob": _finite(self.logprob),
             "final_logprob": _finite(self.final_logprob),
+            "after": {name: _finite(logprob) for name, logprob in self.after.items()},
         }
 
 
@@ -97,11 +99,12 @@ class Observer:
         self.raw = log_softmax(logits)  # (V,)
         self.final = self.raw
         self.removed: dict[str, float] = {}
+        self.stages: dict[str, Logits] = {}  # setting -> log-probabilities (V,) once it had acted
 
     def __call__(self, name: str, logits: Logits) -> None:
         after = log_softmax(logits)
         self.removed[name] = float(np.abs(np.exp(after) - np.exp(self.final)).sum() / 2)
-        self.final = after
+        self.final = self.stages[name] = after
 
     def greedy(self, token: int) -> None:
         """The choice was the likeliest token: temperature 0, all mass on `token`."""
@@ -128,8 +131,14 @@ class Observer:
             entropy=float(-(np.exp(possible) * possible).sum()),
             probability=math.exp(self.final[token]),
             alternatives=tuple(
-                Alternative(name, spell(name), float(raw[name]), float(self.final[name]))
-                for name in likeliest(raw, alternatives)
+                Alternative(
+                    other,
+                    spell(other),
+                    float(raw[other]),
+                    float(self.final[other]),
+                    {name: float(after[other]) for name, after in self.stages.items()},
+                )
+                for other in likeliest(raw, alternatives)
             ),
             removed=dict(self.removed),
         )
