@@ -100,6 +100,9 @@ def test_damaged_folders_are_named(image_tokenizer, tmp_path):
     config.write_text(json.dumps({**said, "hidden_channels": 16}))
     with pytest.raises(MalmoiError, match=r"model\.safetensors: does not fit"):
         ImageTokenizer.from_pretrained(tmp_path)
+    config.write_text(json.dumps({**said, "hidden_channels": 1024, "num_blocks": 16}))  # ten gigabytes, it says
+    with pytest.raises(MalmoiError, match=r"model\.safetensors: does not fit"):
+        ImageTokenizer.from_pretrained(tmp_path)
     config.write_text(json.dumps({**said, "gird": 8}))
     with pytest.raises(MalmoiError, match=r"config\.json: is not an image tokenizer's.*grid"):
         ImageTokenizer.from_pretrained(tmp_path)

@@ -116,6 +116,15 @@ def _network(config: ImageTokenizerConfig) -> tuple[nn.Sequential, nn.Sequential
     return encoder, decoder
 
 
+def _shapes(config: ImageTokenizerConfig) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of all weights, without making any."""
+    with torch.device("meta"):
+        halves = zip(("encoder", "decoder"), _network(config), strict=True)
+        return {
+            f"{half}.{name}": tuple(tensor.shape) for half, net in halves for name, tensor in net.state_dict().items()
+        }
+
+
 class ImageTokenizer(nn.Module):
     """Pictures <-> grids of ids in `range(codebook_size)`. A new one has random weights: train it, or
     `ImageTokenizer.from_pretrained(folder)`."""
@@ -167,10 +176,15 @@ class ImageTokenizer(nn.Module):
         if not (place / CONFIG).is_file() or not (place / WEIGHTS).is_file():
             raise MalmoiError(f"{place}: holds no image tokenizer ({CONFIG} and {WEIGHTS}).")
         try:
-            made = cls(ImageTokenizerConfig(**files.read_json(place / CONFIG)))
+            config = ImageTokenizerConfig(**files.read_json(place / CONFIG))
         except MalmoiError as error:
             raise MalmoiError(f"{place / CONFIG}: is not an image tokenizer's: {error}") from None
         try:
+            with safetensors.safe_open(place / WEIGHTS, "pt") as stored:
+                shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+            if shapes != _shapes(config):  # before a network of a size that the file only claims is made
+                raise RuntimeError("tensors of other names or shapes")
+            made = cls(config)
             made.load_state_dict(safetensors.torch.load_file(place / WEIGHTS), strict=True)
         except (OSError, RuntimeError, safetensors.SafetensorError) as error:
             reason = " ".join(str(error).split())
