@@ -6,9 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from malmoi.config import MalmoiError
+from malmoi.config import MalmoiError, ModelConfig
+from malmoi.config.vision import VisionConfig
 from malmoi.formats import llava
 from malmoi.model.cache import Cache
+from malmoi.model.gpt import GPT4LMHeadModel
+from malmoi.vision.seeing import SeeingModel
+from small_models import BASE
 
 transformers = pytest.importorskip("transformers")
 
@@ -88,6 +92,33 @@ def test_preprocessing_is_read(folder):
         json.dumps({"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1, 1]})
     )
     assert llava.load(folder).vision.config.image_mean == (0.1, 0.2, 0.3)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("eyes", [{}, {"class_token": True, "pre_norm": True, "patch_bias": False}])
+def test_what_is_trained_here_opens_in_transformers(tmp_path, eyes, tied):
+    language = GPT4LMHeadModel(
+        ModelConfig(**BASE | {"vocab_size": 61, "image_token_id": PLACE, "tie_word_embeddings": tied})
+    )
+    size = {"image_size": 24, "patch_size": 8, "hidden_size": 32, "intermediate_size": 48}
+    ours = SeeingModel.new(language, VisionConfig(**size, **eyes), seed=3).eval()
+    llava.save(ours, tmp_path / "made")
+    theirs = transformers.LlavaForConditionalGeneration.from_pretrained(tmp_path / "made").eval()
+    back = llava.load(tmp_path / "made")
+    ids, pixels = torch.tensor([[1, 5, *[PLACE] * 9, 7, 8]]), torch.randn(1, 3, 24, 24)
+    with torch.no_grad():
+        logits = ours(ids, pixel_values=pixels).logits
+        assert torch.equal(back(ids, pixel_values=pixels).logits, logits)
+        expected = theirs(input_ids=ids, pixel_values=pixels).logits
+        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+    assert back.vision.config == ours.vision.config
+
+
+def test_a_tower_of_no_family_is_not_written(tmp_path):
+    language = GPT4LMHeadModel(ModelConfig(**BASE | {"image_token_id": 2}))
+    with pytest.raises(MalmoiError, match="No published family"):
+        llava.save(SeeingModel.new(language, VisionConfig(class_token=True)), tmp_path / "made")
+    assert list(tmp_path.iterdir()) == []
 
 
 def _changed(folder, **changes):

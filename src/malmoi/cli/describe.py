@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from malmoi.cli import options
+from malmoi.cli import options, seeing
 from malmoi.cli.console import print_json, write
 from malmoi.cli.folders import open_speaker, say_note
 from malmoi.cli.generate import opened
@@ -40,10 +40,12 @@ def describe(
     given: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     settings = {name: value for name, value in given.items() if value is not None}
     shown = opened(picture)
-    speaker = open_speaker(folder, backend)
-    say_note(speaker)
-    answer = described(speaker.backend, speaker.tokenizer, shown, prompt, **settings)
+    engine, answer = "torch", seeing.describe(folder, shown, prompt, max_new_tokens)
+    if answer is None:
+        speaker = open_speaker(folder, backend)
+        say_note(speaker)
+        engine, answer = speaker.engine, described(speaker.backend, speaker.tokenizer, shown, prompt, **settings)
     if as_json:
-        print_json({"picture": picture, "prompt": prompt, "answer": answer, "engine": speaker.engine})
+        print_json({"picture": picture, "prompt": prompt, "answer": answer, "engine": engine})
     else:
         write(f"{answer}\n")

@@ -102,6 +102,10 @@ def run(recipe: Recipe, folder: str | Path, *, resume: bool = False, show: Show 
 
     folder = Path(folder)
     settings = resolve(recipe)
+    if recipe.vision is not None:
+        from malmoi.cli import seeing
+
+        return seeing.run(settings, folder, resume=resume, show=show)
     world = job.of(recipe)
     if recipe.start_from is None:
         planned = model_config(recipe, settings.recipe.size, settings.vocab_size, settings.train)
@@ -129,7 +133,7 @@ def run(recipe: Recipe, folder: str | Path, *, resume: bool = False, show: Show 
         model = build_model(settings, tokenizer)
         show(Stage("model", _described(model)))
         if world.first and not (folder / RECIPE).is_file():
-            write_recipe(settings, model, folder)
+            write_recipe(settings, model.config, folder)
             preparing.end(folder)
         world.take(model, recipe.parallel, settings.train)
         batches, held_out = build_batches(settings, tokens, folder, *world.rows)
@@ -153,7 +157,7 @@ def run(recipe: Recipe, folder: str | Path, *, resume: bool = False, show: Show 
         language=language(),
     )
     if resume and world.first:
-        write_recipe(settings, model, folder)  # only now: a changed setting may have been refused
+        write_recipe(settings, model.config, folder)  # only now: a changed setting may have been refused
     for last in steps:
         show(last)
     interrupted = last is not None and "interrupted" in last.events
@@ -247,7 +251,7 @@ def prepare_tokenizer(settings: Settings, folder: Path, show: Show) -> GPT4Token
         tokenizer = learn(
             document_texts(sample), settings.vocab_size, sample_bytes=SAMPLE_BYTES, seed=settings.train.seed
         )
-    pictures = itertools.chain.from_iterable(map(pictures_of, _read(recipe.data.sources, settings.train.seed)))
+    pictures = itertools.chain.from_iterable(map(pictures_of, read_documents(recipe.data.sources, settings.train.seed)))
     tokenizer = with_images(tokenizer, recipe, pictures, folder, lambda text: show(Stage("tokenizer", text)))
     aside = folder / f".{TOKENIZER}.building-{os.getpid()}"  # its files appear together or not at all
     tokenizer.save_pretrained(aside)
@@ -281,7 +285,7 @@ def prepare_tokens(settings: Settings, folder: Path, tokenizer: GPT4Tokenizer, s
             return build(
                 parts, tokenizer, place, held_out=held_out, progress=progress, workers=workers if workers > 1 else 0
             )
-        documents = _read(sources, settings.train.seed)
+        documents = read_documents(sources, settings.train.seed)
         return build(documents, tokenizer, place, held_out=held_out, progress=progress)
 
     if data.validation:
@@ -356,11 +360,11 @@ def build_batches(
     return batches, held_out_batches(measured, *shape, max_tokens=train.eval_tokens)
 
 
-def write_recipe(settings: Settings, model: GPT4LMHeadModel, folder: Path) -> None:
+def write_recipe(settings: Settings, config: ModelConfig, folder: Path) -> None:
     """`recipe.yaml`, written when everything before training has worked."""
     from malmoi.tokens.folder import write_text
 
-    own = {key: value for key, value in model.config.model_dump(mode="json").items() if key != "vocab_size"}
+    own = {key: value for key, value in config.model_dump(mode="json").items() if key != "vocab_size"}
     from_folder = settings.recipe.start_from is not None
     filled = settings.recipe if from_folder else settings.recipe.replace(model=own)
     write_text(folder / RECIPE, filled.to_yaml())
@@ -413,7 +417,8 @@ def _village_part(source: SourceConfig, seed: int, start: int, stop: int) -> Ite
         yield dataclasses.replace(document, source=name, license=source.license or document.license)
 
 
-def _read(sources: Sequence[SourceConfig], seed: int) -> Iterator[Document]:
+def read_documents(sources: Sequence[SourceConfig], seed: int) -> Iterator[Document]:
+    """The documents of all sources, one after another."""
     from malmoi.data.corpus import read
 
     return itertools.chain.from_iterable(read(source, seed=seed) for source in sources)

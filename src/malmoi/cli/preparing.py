@@ -20,7 +20,7 @@ PARTS = ("tokenizer", "image_tokenizer", "tokens", "validation")
 GIVEN = ("tokens", "validation")  # may be put into a run's folder before it begins; such are never dropped
 MARK = "# given: "
 DECIDES_TOKENS = {
-    "": ("start_from", "tokenizer", "vocab_size", "image_tokenizer", "images"),
+    "": ("start_from", "tokenizer", "vocab_size", "image_tokenizer", "images", "vision"),
     "data.": ("sources", "held_out", "validation"),
 }
 # Names that our writers give to what is not finished: .tokens.building-71-0a1b2c3d, .config.yaml.0a1b2c3d4e5f.tmp

@@ -19,6 +19,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from malmoi.config.frozen import Config, MalmoiError, allowed_words, branches, nearest
 from malmoi.config.images import ImageTokenizerConfig
+from malmoi.config.vision import VisionConfig
 
 __all__ = [
     "CONFIGS",
@@ -360,6 +361,7 @@ class Recipe(Config):
     vocab_size: int = Field(default=8192, ge=256, le=1_000_000)
     image_tokenizer: str | None = None  # a folder; pictures are read and drawn with it
     images: ImageTokenizerConfig | None = None  # learn one from the data's pictures
+    vision: VisionConfig | None = None  # read pictures that are given through a vision tower, trained with the model
     model: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
     generation: dict[str, Any] = Field(default_factory=dict)

@@ -1,6 +1,7 @@
-"""LLaVA folders of Hugging Face: a published vision tower, projector and language model as one `SeeingModel`.
+"""LLaVA folders of Hugging Face: vision tower, projector and language model as one `SeeingModel`, and back.
 
     seeing = llava.load("my-llava")          # vision: CLIP, SigLIP; text: Llama, Mistral, Qwen2, Qwen3
+    llava.save(seeing, "mine", tokenizer)    # what was trained here opens in transformers
 
 The text model is read by the tables of its own family (`malmoi.formats.families`). Qwen2 is Llama with biases on
 queries, keys and values and none on the output: here that bias exists and is zero. Names of tensors changed between
@@ -19,13 +20,14 @@ import torch
 from malmoi.config import MalmoiError, ModelConfig
 from malmoi.config.vision import VisionConfig
 from malmoi.formats import families, loading, weights
-from malmoi.formats.folder import CONFIG, read_json
+from malmoi.formats.atomic import replaced
+from malmoi.formats.folder import CONFIG, read_json, write_json
 from malmoi.layers import count_parameters
 from malmoi.model.gpt import GPT4LMHeadModel
 from malmoi.vision.seeing import SeeingModel
 from malmoi.vision.tower import Vision
 
-MODEL_TYPE = "llava"
+MODEL_TYPE, PREPROCESSING = "llava", "preprocessor_config.json"
 PATCHES = "vision_tower.embeddings.patch_embedding.weight"
 _BASE = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 _SIZES: dict[str, dict[str, Any]] = {  # what a folder that leaves it out means
@@ -89,6 +91,64 @@ def load(folder: str | Path, dtype: torch.dtype | None = None) -> SeeingModel:
     return SeeingModel(language, vision).eval()
 
 
+def save(seeing: SeeingModel, folder: str | Path, tokenizer: Any = None) -> None:
+    """Write a LLaVA folder, all at once, that `load` and transformers' `LlavaForConditionalGeneration` open.
+
+    Raises `MalmoiError` when the disk refuses, and for a tower that is neither CLIP's kind nor SigLIP's.
+    """
+    config, vision = seeing.config, seeing.vision.config
+    said = families.to_config(config.replace(image_token_id=None))
+    family = families.family_named(said)
+    tensors = {
+        f"language_model.{name}": tensor
+        for name, tensor in loading.stored_tensors(seeing.language_model, family, packed=False)
+    }
+    patch = vision.patch_size
+    for name, tensor in seeing.vision.state_dict().items():
+        tensors[name] = tensor.view(-1, 3, patch, patch) if name == PATCHES else tensor
+    for part, start in (("weight", torch.ones), ("bias", torch.zeros)):  # there, but read by nobody
+        tensors[f"vision_tower.post_layernorm.{part}"] = start(vision.hidden_size, dtype=seeing.language_model.dtype)
+    with replaced(Path(folder).expanduser().absolute()) as new:
+        weights.write(tensors.items(), new)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(new)
+        mean_and_std = {"image_mean": list(vision.image_mean), "image_std": list(vision.image_std)}
+        size = {"height": vision.image_size, "width": vision.image_size}
+        write_json(new / PREPROCESSING, {**mean_and_std, "size": size, "do_normalize": True, "rescale_factor": 1 / 255})
+        kind = str(seeing.language_model.dtype).removeprefix("torch.")
+        write_json(
+            new / CONFIG, {**_said_of_vision(vision), "text_config": said, "dtype": kind} | _said_of_both(config)
+        )
+
+
+def _said_of_vision(vision: VisionConfig) -> dict[str, Any]:
+    """The tower and the projector in their names."""
+    traits = {name: getattr(vision, name) for name in ("class_token", "pre_norm", "patch_bias")}
+    kind = next((kind for kind, known in _TOWERS.items() if known == traits), None)
+    if kind is None:
+        raise MalmoiError(f"No published family of vision towers has {traits}, so there is no folder to write it as.")
+    sizes = {name: getattr(vision, name) for name in _SIZES[kind]}
+    full = vision.keep_class_token or not vision.class_token
+    layers = list(vision.feature_layers)
+    return {
+        "vision_config": {"model_type": kind, **sizes} | ({} if vision.class_token else {"vision_use_head": False}),
+        "vision_feature_layer": layers[0] if len(layers) == 1 else layers,
+        "vision_feature_select_strategy": "full" if full else "default",
+        "projector_hidden_act": vision.projector_act,
+        "multimodal_projector_bias": vision.projector_bias,
+        "image_seq_length": vision.features,
+    }
+
+
+def _said_of_both(config: ModelConfig) -> dict[str, Any]:
+    return {
+        "architectures": ["LlavaForConditionalGeneration"],
+        "model_type": MODEL_TYPE,
+        "image_token_index": config.image_token_id,
+        "tie_word_embeddings": config.tie_word_embeddings,
+    }
+
+
 def read_text_config(said: Mapping[str, Any]) -> tuple[ModelConfig, str | None]:
     """The language model's configuration, and "llama" where it is a Qwen2 read as one."""
     text = said.get("text_config")
@@ -130,7 +190,7 @@ def read_vision_config(said: Mapping[str, Any], preprocessing: Mapping[str, Any]
         **_TOWERS[kind],
         **sizes,
         feature_layers=(layers,) if isinstance(layers, int) else tuple(layers),
-        keep_class_token=strategy == "full",
+        keep_class_token=strategy == "full" and kind == "clip_vision_model",
         projector_act=said.get("projector_hidden_act", "gelu"),
         projector_bias=said.get("multimodal_projector_bias", True),
         image_mean=tuple(preprocessing.get("image_mean", mean)),
@@ -139,7 +199,7 @@ def read_vision_config(said: Mapping[str, Any], preprocessing: Mapping[str, Any]
 
 
 def _preprocessing(folder: Path) -> Mapping[str, Any]:
-    path = folder / "preprocessor_config.json"
+    path = folder / PREPROCESSING
     return read_json(path) if path.is_file() else {}
 
 

@@ -26,7 +26,7 @@ import torch
 from malmoi import randomness
 from malmoi.config import MalmoiError
 from malmoi.data.batches import IGNORED, Batch
-from malmoi.data.corpus import Document, texts_of
+from malmoi.data.corpus import Document
 from malmoi.data.packing import Plan, pack
 from malmoi.tokens.interleave import encode_parts
 from malmoi.tokens.picture import Picture, fit
@@ -43,18 +43,18 @@ class Album:
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """One document as ids, whether each is learned, and its size in bytes of learned text."""
+    """One document as ids, and whether each is learned."""
 
     ids: np.ndarray
     learned: np.ndarray
-    num_bytes: int
 
 
 class SeeingBatches:
     """Batches of documents with pictures, a pure function of (documents, seed, step); for `malmoi.train.train`.
 
     `sequence_length` tokens a row, `batch_size` rows a batch. Whole documents are packed into rows and see no
-    neighbours; every epoch has the rows in a new order. Raises `MalmoiError` for a document longer than a row, for one
+    neighbours; every epoch has the rows in a new order. The album goes on `after` another one, so that both may be
+    looked up in the longer. Raises `MalmoiError` for a document longer than a row, for one
     whose picture shall be learned by a tokenizer that knows no image tokens, and where nothing is learned at all.
     """
 
@@ -69,11 +69,12 @@ class SeeingBatches:
         sequence_length: int,
         batch_size: int,
         seed: int = 0,
+        after: Album | None = None,
     ) -> None:
         self.sequence_length, self.batch_size, self.seed = sequence_length, batch_size, seed
         self.fill_id = int(tokenizer.eos_token_id)
         numbers: dict[str, int] = {}
-        pixels: list[np.ndarray] = []
+        pixels: list[np.ndarray] = list(after.pixels) if after is not None else []
 
         def places(picture: Picture) -> list[int]:
             digest = picture.digest()
@@ -123,7 +124,6 @@ class SeeingBatches:
         ids = np.full((B, T), self.fill_id, np.int64)
         labels = np.full((B, T), IGNORED, np.int64)
         positions, members = np.zeros((B, T), np.int64), np.zeros((B, T), np.int64)
-        num_bytes = 0
         for row, (epoch, number) in enumerate(zip(epochs, within, strict=True)):
             order = randomness.generator(self.seed, "seeing epoch", int(epoch)).permutation(rows)
             pieces, _ = self._plan.pieces(order[number : number + 1])
@@ -134,11 +134,12 @@ class SeeingBatches:
                 labels[row, place : end - 1] = np.where(lesson.learned[1:], lesson.ids[1:], IGNORED)
                 positions[row, place:end] = np.arange(len(lesson.ids))
                 members[row, place:end] = count
-                num_bytes += lesson.num_bytes
                 place = end
             positions[row, place:], members[row, place:] = np.arange(T - place), len(pieces)
         tensors = map(torch.from_numpy, (ids, labels, positions, members))
-        return Batch(*tensors, num_target_tokens=int((labels != IGNORED).sum()), num_bytes=num_bytes)
+        return Batch(
+            *tensors, num_target_tokens=int((labels != IGNORED).sum()), num_bytes=0
+        )  # of pictures none are counted
 
 
 def _lesson(document: Document, tokenizer: Any, places: Any) -> Lesson:
@@ -152,5 +153,4 @@ def _lesson(document: Document, tokenizer: Any, places: Any) -> Lesson:
         row = places(part) if looked_at else encode_parts(tokenizer, [part])[0]
         ids += row
         learned += [number not in given] * len(row)
-    size = sum(len(text.encode()) for text in texts_of(document))
-    return Lesson(np.array([*ids, tokenizer.eos_token_id]), np.array([*learned, True]), size)
+    return Lesson(np.array([*ids, tokenizer.eos_token_id]), np.array([*learned, True]))
