@@ -10,6 +10,8 @@ from malmoi.generate.engine import Engine, Request, generate
 from malmoi.generate.image_form import ImageForm
 from malmoi.tokens.interleave import decode_parts
 
+pytest.importorskip("PIL.Image")
+
 IDS = BOTH.images
 L = IDS.length
 

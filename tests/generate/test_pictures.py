@@ -10,6 +10,8 @@ from malmoi.generate.pictures import describe, draw
 from malmoi.tokens.interleave import encode_parts
 from malmoi.tokens.picture import Picture
 
+pytest.importorskip("PIL.Image")
+
 
 @pytest.fixture(scope="module")
 def model():

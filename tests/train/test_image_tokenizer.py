@@ -17,6 +17,8 @@ from malmoi.train import image_tokenizer as training
 from malmoi.train import loop
 from malmoi.train.image_tokenizer import batch, learn, psnr, report, split, ssim
 
+pytest.importorskip("PIL.Image")
+
 CONFIG = ImageTokenizerConfig(
     image_size=32, levels=(5, 5, 5), hidden_channels=8, num_blocks=1, max_steps=12, batch_size=4, held_out=0.25
 )
