@@ -1,0 +1,86 @@
+"""What a server says of itself: its model, whether it lives, whether it can answer, its numbers; text to tokens and back.
+
+`/health` is the process: it answers as long as anything does. `/ready` is the engine: it fails once no answer can be had
+any more, so that whoever balances load looks elsewhere.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from malmoi.serve import schema
+from malmoi.serve.asking import require_model
+from malmoi.serve.errors import ApiError
+from malmoi.serve.prompts import ordinary
+from malmoi.serve.service import Service
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
+
+def router(service: Service) -> "APIRouter":
+    from fastapi import APIRouter
+    from fastapi.responses import PlainTextResponse
+
+    routes = APIRouter()
+
+    @routes.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @routes.get("/ready")
+    async def ready() -> dict[str, Any]:
+        service.require_life()
+        return {"status": "ready", **service.load}
+
+    @routes.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> str:
+        return service.metrics.text(service.load)
+
+    @routes.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [_model(service)]}
+
+    @routes.get("/v1/models/{name}")
+    async def model(name: str) -> dict[str, Any]:
+        require_model(service, name)
+        return _model(service)
+
+    @routes.post("/tokenize")
+    async def tokenize(body: schema.TokenizeRequest) -> dict[str, Any]:
+        require_model(service, body.model)
+        ids = await service.blocking(service.tokenizer.encode, body.text)
+        return {"tokens": ids, "count": len(ids), "max_model_len": service.context}
+
+    @routes.post("/detokenize")
+    async def detokenize(body: schema.DetokenizeRequest) -> dict[str, Any]:
+        require_model(service, body.model)
+        return {"text": await service.blocking(service.tokenizer.decode, ordinary(service, body.tokens, "tokens"))}
+
+    @routes.post("/v1/images/generations")
+    async def images(body: schema.ImagesRequest) -> dict[str, Any]:
+        require_model(service, body.model)
+        raise ApiError(400, why_not_draw(service), code="not_available")
+
+    return routes
+
+
+def why_not_draw(service: Service) -> str:
+    """Why no picture can be had here."""
+    if service.tokenizer.images is None:
+        return "This model writes text only: it was trained without pictures, and has no tokens for them."
+    return "This server does not draw yet; `malmoi draw` does, with the same model."
+
+
+def _model(service: Service) -> dict[str, Any]:
+    images = service.tokenizer.images is not None
+    return {
+        "id": service.name,
+        "object": "model",
+        "created": service.created,
+        "owned_by": "malmoi",
+        "context_length": service.context,
+        "vocab_size": service.engine.backend.vocab_size,
+        "model_hash": service.model_hash,
+        "engine": service.engine_name,
+        "reads_images": images,
+        "draws_images": False,
+    }
