@@ -8,7 +8,7 @@ from tiny_run import PatternBatches, tiny_model
 from malmoi.config import ParallelConfig, TrainConfig
 from malmoi.train.layout import layout
 from malmoi.train.loss import cross_entropy
-from malmoi.train.parallel import _recompute, build_mesh, local, parallelize
+from malmoi.train.parallel import build_mesh, local, parallelize, recompute
 
 
 @pytest.mark.parametrize("how", ["selective", "full"])
@@ -16,7 +16,7 @@ def test_recomputed_activations_give_the_same_gradients(how):
     batch = PatternBatches().batch(0)
     plain, frugal = tiny_model(residual_dropout=0.1).train(), tiny_model(residual_dropout=0.1).train()
     for block in frugal.model.layers:
-        _recompute(block, how)
+        recompute(block, how)
     losses = []
     for model in (plain, frugal):
         torch.manual_seed(1)
@@ -31,7 +31,7 @@ def test_full_recomputation_keeps_less():
     def kept(how):
         model, sizes = tiny_model().train(), []
         for block in model.model.layers:
-            _recompute(block, how)
+            recompute(block, how)
         with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
             cross_entropy(model, PatternBatches().batch(0))
         return sum(sizes)

@@ -180,7 +180,7 @@ def parallelize(
     parts.experts = {name for name, parameter in named.items() if parameter in own}
     parts.whole = {name for name, parameter in named.items() if not tensor_parallel.is_cut(parameter, mesh["tensor"])}
     for block in blocks:
-        _recompute(block, parallel.activation_checkpointing)
+        recompute(block, parallel.activation_checkpointing)
     _shard(parts.stages.values(), own, mesh, dtype)
     return parts
 
@@ -197,7 +197,7 @@ def _tie(model: GPT4LMHeadModel, grid: Layout, mesh: DeviceMesh) -> Any:
     return found
 
 
-def _recompute(block: Block, how: str) -> None:
+def recompute(block: Block, how: str) -> None:
     """Let the way back compute a block's activations a second time instead of keeping them."""
     if how == "none":
         return
