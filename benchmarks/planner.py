@@ -127,7 +127,15 @@ def step_lines(rows: Sequence[Case], values: Physics, known: dict[str, float]) -
                 f"within 10 % {found['within_10']:.0%}, worst {found['worst']:.0%}"
             )
     lines += ["", "Targets: median 5 %, nine in ten rows within 10 %.", ""]
-    headings = ("system", "run", "published s", "planner s", "error", "without its system", "micro-batch x interleave, recompute")
+    headings = (
+        "system",
+        "run",
+        "published s",
+        "planner s",
+        "error",
+        "without its system",
+        "micro-batch x interleave, recompute",
+    )
     return lines + table(headings, body)
 
 
@@ -136,9 +144,12 @@ def constants_lines() -> list[str]:
     values, start = found["values"], asdict(Physics())
     assert isinstance(values, dict)
     rows = [(key, f"{start[key]:.4g}", f"{value:.4g}") for key, value in values.items()]
-    return ["## The constants", "", "What each means stands beside it in `malmoi/plan/physics.py` (`Physics`).", ""] + table(
-        ("constant", "physical beginning", "fitted"), rows
-    )
+    return [
+        "## The constants",
+        "",
+        "What each means stands beside it in `malmoi/plan/physics.py` (`Physics`).",
+        "",
+    ] + table(("constant", "physical beginning", "fitted"), rows)
 
 
 def report(folder: Path) -> str:

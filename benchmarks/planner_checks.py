@@ -142,7 +142,9 @@ def utilisation(folder: Path) -> Iterator[Check]:
         work = classic(int(row["hidden"]), int(row["layers"]), int(row["heads"]), MEGATRON_VOCABULARY, 2048)
         found = training_flops(work, 2048, "selective")
         rate = float(row["global_batch"]) * 2048 / float(row["iter_s_seqpar_selective"]) / float(row["gpus"]) / 312e12
-        yield Check(f"{row['model']}, MFU (full attention)", number(row["mfu_pct"]), 100 * rate * found.model_full, 0.5, True)
+        yield Check(
+            f"{row['model']}, MFU (full attention)", number(row["mfu_pct"]), 100 * rate * found.model_full, 0.5, True
+        )
         # their equation 8 counts the scores' backward pass again too, which nobody computes twice
         doubled = found.model_full + 3 * (found.hardware - found.model_full)
         yield Check(f"{row['model']}, HFU (equation 8)", number(row["hfu_pct"]), 100 * rate * doubled, 0.5, True)
@@ -273,10 +275,12 @@ def arithmetic(folder: Path) -> list[Section]:
 
 def memory_checks(folder: Path) -> list[Section]:
     return [
-        ("Measured memory between steps", "Megatron's own tests, the last stage's device.", list(measured_states(folder))),
+        (
+            "Measured memory between steps",
+            "Megatron's own tests, the last stage's device.",
+            list(measured_states(folder)),
+        ),
         ("Measured peak of memory", "The same runs.", list(measured_peaks(folder))),
         ("Seconds of one layer", "Korthikanti et al., table 4; not part of the fit.", list(layers(folder))),
         ("Device-hours and steps that no fit has seen", "Whole runs, goodput stated.", list(hours(folder))),
     ]
-
-

@@ -98,7 +98,9 @@ def device(name: str) -> Device:
         return this_machine()
     known = {_plain(other): key for key, row in _table()["devices"].items() for other in (key, *row["aliases"])}
     if _plain(name) not in known:
-        raise MalmoiError(f"There is no device '{name}' in the table.{nearest(name, names())} All: {', '.join(names())}.")
+        raise MalmoiError(
+            f"There is no device '{name}' in the table.{nearest(name, names())} All: {', '.join(names())}."
+        )
     key = known[_plain(name)]
     row = {field: value for field, value in _table()["devices"][key].items() if field != "aliases"}
     tera, giga = ("bf16", "fp8", "achievable", "bandwidth"), ("memory", "intra", "inter")

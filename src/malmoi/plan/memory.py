@@ -204,6 +204,4 @@ def memory(work: Work, layout: Layout, training: Training) -> Memory:
 
 def cache(work: Work, sequence: int, size: float = 2.0) -> float:
     """Bytes of the key/value cache of one conversation of `sequence` tokens; windows keep only their width."""
-    return sum(
-        layer.cached * size * min(sequence, layer.window or sequence) * number for layer, number in work.layers
-    )
+    return sum(layer.cached * size * min(sequence, layer.window or sequence) * number for layer, number in work.layers)

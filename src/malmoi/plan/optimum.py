@@ -19,6 +19,7 @@ import numpy as np
 from malmoi.config import MalmoiError
 from malmoi.plan.scaling import BESIROGLU_2024, FLOPS, HOFFMANN_2022, Optimum, ScalingLaw
 
+SMALLEST = 44e6  # parameters of the smallest of Chinchilla's runs; below it the law is only continued
 MIDDLE = (1e9, 2e10)  # parameters and tokens in the middle of Chinchilla's runs
 RELATIVE_ERROR = (124.58 / 482.01, 1293.23 / 2085.43)  # standard errors of A and B (arXiv 2404.10102, table 1)
 ERROR_E = 0.03  # of E, from the same table
@@ -68,10 +69,10 @@ def advice(parameters: float) -> dict[str, object]:
     }
 
 
-def expected_loss(parameters: float, tokens: float) -> dict[str, float]:
-    """Nats for a token of Chinchilla's text, with the 90 % interval."""
+def expected_loss(parameters: float, tokens: float) -> dict[str, float | bool]:
+    """Nats for a token of Chinchilla's text, with the 90 % interval; `beyond`: smaller than all runs of the law."""
     low, high = law().interval(lambda each: each.loss(parameters, tokens), LEVEL)
-    return {"value": law().loss(parameters, tokens), "low": low, "high": high}
+    return {"value": law().loss(parameters, tokens), "low": low, "high": high, "beyond": parameters < SMALLEST}
 
 
 def best_split(flops: float) -> tuple[Optimum, tuple[float, float], tuple[float, float]]:

@@ -6,23 +6,23 @@ number of the answer has its formula and source in `explanations.yaml`, under th
 
 from __future__ import annotations
 
+import contextlib
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from malmoi.config import MalmoiError
 from malmoi.plan import bill, flops, optimum
 from malmoi.plan.hardware import Cluster
 from malmoi.plan.layout import MOST_TOKENS, Layout, Training, check, divisors
-from malmoi.plan.memory import HEADROOM, Memory, memory
+from malmoi.plan.memory import HEADROOM, Memory, in_flight, kept, memory, parameters, stage_layers
 from malmoi.plan.search import Goal, Result, devices_needed, search
-from malmoi.plan.physics import constants, interval
+from malmoi.plan.physics import interval
 from malmoi.plan.step_time import Step, step_time
 from malmoi.plan.work import Work
 
 GOODPUT = 0.9  # of a run's hours are steps that count; the rest restarts, saves, waits (Llama 3: "over 90 %")
 BATCH_125M, BATCH_POWER = 0.5e6, 0.257  # tokens of an update: GPT-3's choices (arXiv 2005.14165, table 2.1) on a line
-INTERVAL = "90 % of cross-validated published steps lie within"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,15 @@ def answer(question: Question) -> dict[str, Any]:
         lightest = flops.training_flops(work, training.sequence)
         needed = devices_needed(work, question.cluster, training)
         found |= {"flops": _flops(lightest, tokens, training), "fits": False, "verdict": str(error)}
-        return {**found, "devices_needed": needed}
+        found["devices_needed"] = needed
+        if needed:
+            larger = Cluster(needed, question.cluster.device)
+            rows = max(training.batch // needed, 1) * needed
+            with contextlib.suppress(MalmoiError):
+                found["enough"] = answer(
+                    replace(question, cluster=larger, tokens=tokens, training=replace(training, batch=rows))
+                )
+        return found
     counted = flops.training_flops(work, training.sequence, layout.recompute)
     bytes_of = memory(work, layout, training)
     step = step_time(work, question.cluster.device, training, layout)
@@ -80,6 +88,7 @@ def answer(question: Question) -> dict[str, Any]:
         "memory": memory_answer(bytes_of, cluster.device.memory),
         "fits": fits,
         "verdict": "" if fits else f"needs {bytes_of.peak / 2**30:,.1f} GiB of each device: {too_large(layout)}",
+        "terms": terms(work, layout, training),
         "step": step_answer(step),
         "speed": speed(counted, step, cluster, training),
         "run": run(question, cluster, step, tokens),
@@ -120,6 +129,7 @@ def _model(work: Work, training: Training) -> dict[str, Any]:
     return {
         "name": work.name,
         "parameters": count.total,
+        "by_kind": dict(work.by_kind),
         "active": count.active,
         "active_without_input_embedding": count.active_without_input_embedding,
         "layers": work.depth,
@@ -167,6 +177,21 @@ def memory_answer(found: Memory, whole: float) -> dict[str, Any]:
     return {**found.classes(), "peak": found.peak, "of": whole, "share": found.peak / whole, "headroom": HEADROOM}
 
 
+def terms(work: Work, layout: Layout, training: Training) -> dict[str, Any]:
+    """What the bytes of the first stage are made of, for `--explain`."""
+    dense, expert = parameters(work, layout, 0)
+    layers = stage_layers(work, layout, 0)
+    number = sum(many for _, many in layers)
+    return {
+        "tokens_on_device": layout.micro_batch * training.sequence / layout.context,
+        "layers_on_stage": number,
+        "kept_bytes_per_token": sum(kept(layer, work, layout, training) * many for layer, many in layers) / number,
+        "in_flight": in_flight(layout, 0, layout.pieces(training)),
+        "dense_parameters": dense,
+        "expert_parameters": expert,
+    }
+
+
 def step_answer(step: Step) -> dict[str, Any]:
     low, high = interval()
     parts = asdict(step)
@@ -177,8 +202,6 @@ def step_answer(step: Step) -> dict[str, Any]:
         **parts,
         "communication": step.communication,
     }
-
-
 
 
 def speed(counted: flops.Flops, step: Step, cluster: Cluster, training: Training) -> dict[str, Any]:
@@ -200,7 +223,7 @@ def run(question: Question, cluster: Cluster, step: Step, tokens: float) -> dict
     steps = math.ceil(tokens / question.training.tokens)
     seconds = steps * step.total / question.goodput
     hours = seconds / 3600 * cluster.count
-    kwh = bill.energy_kwh(hours, cluster.device.watts, question.pue)
+    kwh = bill.energy_kwh(hours, cluster.device.watts, question.pue) if cluster.device.watts else None
     low, high = interval()
     return {
         "steps": steps,
@@ -213,7 +236,7 @@ def run(question: Question, cluster: Cluster, step: Step, tokens: float) -> dict
         "kwh": kwh,
         "watts": cluster.device.watts,
         "pue": question.pue,
-        "co2_tonnes": bill.carbon_tonnes(kwh, question.grid),
+        "co2_tonnes": None if kwh is None else bill.carbon_tonnes(kwh, question.grid),
         "grid_kg_per_kwh": question.grid,
         "usd": bill.money(cluster.device.name, hours),
     }

@@ -156,10 +156,10 @@ def search(work: Work, cluster: Cluster, training: Training, goal: Goal = "faste
     ranked = sorted(found, key=measure)
     winner = ranked[0]
     check(winner.layout, work, training)
-    return Result(winner, tuple(_runners_up(ranked)), tried, large)
+    return Result(winner, tuple(_runners_up(ranked, goal)), tried, large)
 
 
-def _runners_up(ranked: list[Found]) -> Iterator[tuple[Found, str]]:
+def _runners_up(ranked: list[Found], goal: Goal) -> Iterator[tuple[Found, str]]:
     """The best layouts of other kinds (not the winner with another micro-batch), and the reason for each."""
     winner = ranked[0]
     seen = {_kind(winner.layout)}
@@ -167,7 +167,7 @@ def _runners_up(ranked: list[Found]) -> Iterator[tuple[Found, str]]:
         if _kind(other.layout) in seen:
             continue
         seen.add(_kind(other.layout))
-        yield other, why(other, winner)
+        yield other, why(other, winner, goal)
         if len(seen) > RUNNERS_UP:
             return
 
@@ -176,8 +176,8 @@ def _kind(layout: Layout) -> tuple[int, ...]:
     return layout.tensor, layout.pipeline, layout.context, layout.expert, layout.devices
 
 
-def why(loser: Found, winner: Found) -> str:
-    """The part of the step in which a layout loses most to the winner."""
+def why(loser: Found, winner: Found, goal: Goal = "fastest") -> str:
+    """The part of the step in which a layout loses most to the winner: seconds, or device-seconds of the cheapest."""
     names = {
         "matrix": "matrix products (recomputed or of awkward shape)",
         "memory": "memory traffic",
@@ -191,12 +191,12 @@ def why(loser: Found, winner: Found) -> str:
         "optimizer": "the optimizer's pass over memory",
         "straggling": "waiting for the slowest node",
     }
-    lost = {key: getattr(loser.step, key) - getattr(winner.step, key) for key in names}
+    unit, measured = ("device-seconds", True) if goal == "cheapest" else ("s", False)
+    mine, best = (found.layout.devices if measured else 1 for found in (loser, winner))
+    lost = {key: mine * getattr(loser.step, key) - best * getattr(winner.step, key) for key in names}
     worst = max(lost, key=lambda key: lost[key])
-    slower = loser.step.total / winner.step.total - 1
-    if lost[worst] <= 0:
-        return f"{loser.layout.devices} devices; {slower:+.1%} time"
-    return f"{slower:+.1%}: loses {lost[worst]:.3g} s a step in {names[worst]}"
+    more = mine * loser.step.total / (best * winner.step.total) - 1
+    return f"{more:+.1%} {'cost' if measured else 'time'}: loses {lost[worst]:.3g} {unit} a step in {names[worst]}"
 
 
 def devices_needed(work: Work, cluster: Cluster, training: Training) -> int | None:

@@ -15,7 +15,7 @@ from malmoi.plan.flops import forward
 from malmoi.plan.hardware import Cluster
 from malmoi.plan.memory import HEADROOM, cache
 from malmoi.plan.planner import machine
-from malmoi.plan.physics import physics
+from malmoi.plan.physics import Machine, physics
 from malmoi.plan.work import Work
 
 WEIGHT_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0625, "int4": 0.5625}
@@ -33,11 +33,15 @@ def touched(work: Work, together: float) -> float:
 
 def serve(work: Work, cluster: Cluster, users: int, context: int, precision: str = "bf16") -> dict[str, Any]:
     """Memory and speed of `users` conversations of `context` tokens each, on every device of the cluster together."""
+    if precision not in WEIGHT_BYTES:
+        raise MalmoiError(f"--precision {precision}: one of {', '.join(WEIGHT_BYTES)}.")
     if users < 1:
         raise MalmoiError(f"--users {users}: must be at least 1.")
     if not 1 <= context <= work.context:
         raise MalmoiError(f"--context {context}: {work.name} has places for 1 to {work.context:,} tokens.")
     device, constants = cluster.device, physics()
+    clock = Machine(device, constants)
+    rate = clock.rate("fp32" if precision == "fp32" else "bf16")
     weights = work.counted.total * WEIGHT_BYTES[precision]
     each = cache(work, context, 4.0 if precision == "fp32" else 2.0)
     room = device.memory * (1 - HEADROOM)
@@ -58,20 +62,17 @@ def serve(work: Work, cluster: Cluster, users: int, context: int, precision: str
     if users > most:
         found["verdict"] = f"{users} conversations of {context:,} tokens need {needed} devices; {most} fit on these"
         return found
-    rows = users / cluster.count if cluster.count > 1 else users
     bytes_read = touched(work, users) * WEIGHT_BYTES[precision] + users * each / 2  # a conversation is half full
-    moving = bytes_read / cluster.count / (device.bandwidth * constants.memory)
-    computing = users * forward(work, context) / cluster.count / (device.achievable * constants.matrix)
-    waiting = work.depth * (KERNELS_A_LAYER * constants.kernel)
+    moving = bytes_read / cluster.count / clock.bandwidth
+    computing = users * forward(work, context) / cluster.count / rate
+    waiting = work.depth * KERNELS_A_LAYER * (device.launch or constants.kernel)
     if cluster.count > 1:
         waiting += work.depth * 2 * constants.hop * math.log2(cluster.count)
     seconds = max(moving, computing) + waiting
-    prompt = context / 2
+    prompt = max(context // 2, 1)
     found["speed"] = {
         "tokens_per_second_per_user": 1 / seconds,
         "tokens_per_second": users / seconds,
-        "first_token_seconds": prompt * forward(work, int(prompt) or 1) / cluster.count
-        / (device.achievable * constants.matrix) + waiting,
-        "rows_per_device": rows,
-    }  # fmt: skip
+        "first_token_seconds": prompt * forward(work, prompt) / cluster.count / rate + waiting,
+    }
     return found

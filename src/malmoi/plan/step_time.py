@@ -313,8 +313,6 @@ class Clock:
         return moved + (0.0 if self.device.measured else self.physics.pause)
 
 
-def step_time(
-    work: Work, device: Device, training: Training, layout: Layout, constants: Physics | None = None
-) -> Step:
+def step_time(work: Work, device: Device, training: Training, layout: Layout, constants: Physics | None = None) -> Step:
     """Seconds of one update, by cause."""
     return Clock(work, Machine(device, constants or physics()), training, layout).step()

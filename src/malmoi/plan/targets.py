@@ -8,6 +8,7 @@ size, until both agree. The loss comes with the law's interval.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from malmoi import presets
@@ -24,20 +25,27 @@ ASPECT = 64  # width over depth, as in the published families
 VOCABULARY = 65_536
 LEAST, MOST = 1e5, 1e15  # parameters
 SEQUENCE = 2048
+WIDEST = 2000  # times 64
 
 
 def shape(parameters: float) -> ModelConfig:
-    """A model of the modern layout with about so many parameters beside its tables: 12 x width^2 x depth."""
-    width = (parameters * ASPECT / 12) ** (1 / 3)
-    width = max(round(width / 64) * 64, 64)
-    depth = max(round(parameters / (12 * width * width)), 1)
-    vocabulary = VOCABULARY if parameters > 3e7 else 4096  # a small model's tables must not outweigh it
+    """A model of the modern layout in which a token is multiplied with about so many numbers.
+
+    Depth is width over 64; the table of tokens, tied, is one of the products.
+    """
+    vocabulary = VOCABULARY if parameters > 1e8 else 4096  # a small model's table must not outweigh it
+
+    def apart(width: int) -> float:
+        return abs(math.log((12 * width**2 * max(width // ASPECT, 1) + vocabulary * width) / parameters))
+
+    width = min(range(64, 64 * WIDEST, 64), key=apart)
     return ModelConfig(
         hidden_size=width,
-        num_hidden_layers=depth,
-        num_attention_heads=max(width // 64, 1),
+        num_hidden_layers=max(width // ASPECT, 1),
+        num_attention_heads=width // 64,
         vocab_size=vocabulary,
         max_position_embeddings=SEQUENCE,
+        tie_word_embeddings=True,
     )
 
 
@@ -94,5 +102,3 @@ def largest(cluster: Cluster, hours: float, precision: str = "bf16") -> dict[str
         ),
     }
     return found
-
-

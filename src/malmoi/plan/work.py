@@ -16,7 +16,7 @@ from typing import Literal
 from malmoi.config import ModelConfig
 from malmoi.layers import Attention, Dense, Experts, Layer, count, final_norm, layer_specs
 from malmoi.plan import deepseek
-from malmoi.plan.counts import Totals, totals
+from malmoi.plan.counts import Totals, count_by_kind, totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class Work:
     exit_other: int  # the final norm
     counted: Totals
     context: int
-    affine_norms: bool = True
+    by_kind: tuple[tuple[str, int], ...] = ()
 
     @property
     def depth(self) -> int:
@@ -144,7 +144,7 @@ def work_of(config: ModelConfig, name: str = "model") -> Work:
         exit_other=count(final_norm(config)),
         counted=totals(config),
         context=config.max_position_embeddings,
-        affine_norms=config.norm_affine,
+        by_kind=tuple((kind, found.total) for kind, found in count_by_kind(config).items() if found.total),
     )
 
 
@@ -248,6 +248,7 @@ def deepseek_work(multi_token: bool = False) -> Work:
         exit_other=d._WIDTH + (math.prod((2, d._WIDTH, d._WIDTH)) + 3 * d._WIDTH if multi_token else 0),
         counted=exact,
         context=131_072,
+        by_kind=tuple((kind, found.total) for kind, found in d.deepseek_v3().items() if found.total),
     )
 
 

@@ -1,0 +1,49 @@
+"""Why a number of a plan is what it is: its formula, its source, and the numbers that were put in.
+
+The texts stand in `explanations.yaml` under the number's own name in the answer, such as `memory.activations`.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from malmoi.config import MalmoiError, nearest
+
+
+@functools.cache
+def texts() -> dict[str, dict[str, Any]]:
+    """Every explanation: {name: {formula, source, with}}."""
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load(Path(__file__).with_name("explanations.yaml").read_text(encoding="utf-8"), Loader=loader)
+
+
+def value(answer: dict[str, Any], name: str) -> Any:
+    """A number of the answer by its dotted name; None where this plan has none."""
+    found: Any = answer
+    for part in name.split("."):
+        if not isinstance(found, dict) or part not in found:
+            return None
+        found = found[part]
+    return found
+
+
+def explain(answer: dict[str, Any], name: str) -> dict[str, Any]:
+    """`name`'s value, formula, source and inputs. Raises `MalmoiError` with the nearest name for an unknown one."""
+    if name not in texts():
+        raise MalmoiError(f"There is no number '{name}' in a plan.{nearest(name, texts())} All: {', '.join(texts())}.")
+    found = value(answer, name)
+    if found is None:
+        raise MalmoiError(f"This plan has no {name}: {answer.get('verdict') or 'it does not ask for it'}.")
+    text = texts()[name]
+    inputs = {each: value(answer, each) for each in text["with"]}
+    return {
+        "name": name,
+        "value": found,
+        "formula": text["formula"],
+        "source": text["source"],
+        "inputs": {each: one for each, one in inputs.items() if one is not None},
+    }
