@@ -96,7 +96,7 @@ def service_of(
 
 
 def hash_of(folder: Path) -> str:
-    """SHA-256 of what makes a model's answers: its weights, configuration and tokenizer, in the order of their names."""
+    """SHA-256 of what makes a model's answers: weights, configuration and tokenizer, in the order of their names."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*")) if folder.is_dir() else ():
         if path.suffix in (".safetensors", ".bin") or path.name in ("config.json", "tokenizer.json"):

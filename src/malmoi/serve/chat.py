@@ -180,10 +180,10 @@ async def _chunks(service: Service, body: schema.ChatRequest, asked: Asked, head
             delta = {}
             if reason is not None:
                 call = forms.called(calls[number])
-                delta = (
-                    {"content": calls[number]} if call is None else {"tool_calls": [{"index": 0, **_tool_call(call)}]}
-                )
-                reason = reason if call is None else "tool_calls"
+                if call is None:  # cut off: what there is of it
+                    delta = {"content": calls[number]}
+                else:
+                    delta, reason = {"tool_calls": [{"index": 0, **_tool_call(call)}]}, "tool_calls"
         choice = _choice(number, delta, reason)
         if body.logprobs:
             choice["logprobs"] = logprobs([piece], body.top_logprobs or 0)

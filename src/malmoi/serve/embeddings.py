@@ -1,5 +1,5 @@
-"""POST /v1/embeddings: a text as one vector, the mean over its tokens of what the last layer holds (after the final norm),
-scaled to length 1.
+"""POST /v1/embeddings: a text as one vector, the mean over its tokens of what the last layer holds (after the final
+norm), scaled to length 1.
 
 A model that was trained to predict the next token was not trained to place like texts near each other: the vectors
 are honest (that is what the model has computed), and weaker than those of a model made for the purpose. They need the

@@ -1,7 +1,7 @@
 """One shape for every error: OpenAI's `{"error": {"message", "type", "param", "code"}}`, never a stack trace or a path.
 
-Raise `ApiError` anywhere in a request. A `MalmoiError` (a person's mistake, in the house's words) becomes a 400; whatever
-else is raised is a fault of the server: a 500 that says only so, and the log says the rest.
+Raise `ApiError` anywhere in a request. A `MalmoiError` (a person's mistake, in the house's words) becomes a 400;
+whatever else is raised is a fault of the server: a 500 that says only so, and the log says the rest.
 """
 
 from __future__ import annotations

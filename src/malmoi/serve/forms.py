@@ -1,9 +1,9 @@
 """Forms that a client wishes its answer to have (a JSON schema, a tool's call), compiled where they can do no harm.
 
 A schema is a program for a compiler, written by a stranger: some need seconds, some exhaust memory, some have crashed
-other servers. So it is tried first in a process of its own, which is killed when it takes too long and started anew. Only
-what came through there, in time, is compiled in the server. What does not come through is refused: no answer is ever
-written without the form that was asked for.
+other servers. So it is tried first in a process of its own, which is killed when it takes too long and started anew.
+Only what came through there, in time, is compiled in the server. What does not come through is refused: no answer is
+ever written without the form that was asked for.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From what a client said to the ids that the model goes on from.
 
-Only here do a request's words become tokens. Control tokens come from the chat renderer alone: a text that spells one is
-text, and ids that a client gives (an answer begun, to go on another way) may be ordinary tokens only.
+Only here do a request's words become tokens. Control tokens come from the chat renderer alone: a text that spells one
+is text, and ids that a client gives (an answer begun, to go on another way) may be ordinary tokens only.
 """
 
 from __future__ import annotations

@@ -202,8 +202,8 @@ class Service:
     async def answering(self, make: Callable[[], Request], key: str) -> AsyncIterator[Answer]:
         """Ask the engine, and forget the request when the block is left, finished or not.
 
-        `make` builds the request, in a thread: it may tokenize, render and compile. Raises `ApiError` 429 where too many
-        wait and 503 where the engine is dead, `MalmoiError` for what cannot be meant.
+        `make` builds the request, in a thread: it may tokenize, render and compile. Raises `ApiError` 429 where too
+        many wait and 503 where the engine is dead, `MalmoiError` for what cannot be meant.
         """
         self._admit(key)
         answer: Answer | None = None

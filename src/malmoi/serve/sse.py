@@ -37,8 +37,8 @@ def event(data: Mapping[str, Any], name: str | None = None) -> str:
 
 
 def streaming(events: AsyncIterator[str], closing: contextlib.AsyncExitStack, done: bool = True) -> Response:
-    """The HTTP answer that sends `events` as they come, and at the end (`done`) that there are no more. `closing` is left
-    when the last one was sent or the client went away: what it holds (a place in the engine) is free then."""
+    """The HTTP answer that sends `events` as they come, and at the end (`done`) that there are no more. `closing` is
+    left when the last one was sent or the client went away: what it holds (a place in the engine) is free then."""
     from starlette.responses import Response
 
     class Streaming(Response):

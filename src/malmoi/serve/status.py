@@ -1,7 +1,7 @@
-"""What a server says of itself: its model, whether it lives, whether it can answer, its numbers; text to tokens and back.
+"""What a server says of itself: its model, whether it lives and can answer, its numbers; text to tokens and back.
 
-`/health` is the process: it answers as long as anything does. `/ready` is the engine: it fails once no answer can be had
-any more, so that whoever balances load looks elsewhere.
+`/health` is the process: it answers as long as anything does. `/ready` is the engine: it fails once no answer can be
+had any more, so that whoever balances load looks elsewhere.
 """
 
 from typing import TYPE_CHECKING, Any
