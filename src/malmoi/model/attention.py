@@ -147,6 +147,8 @@ class Attention(nn.Module):
         if short and dropout == 0.0 and fused.pays(q):
             return fused.Attend.apply(q, k, v, sight.additive(spec.window, q.dtype))
         mask = sight.mask(spec.window)
+        if mask is not None and q.requires_grad:  # one for all layers, which else make and keep one each
+            mask = sight.additive(spec.window, q.dtype)
         return F.scaled_dot_product_attention(
             q,
             k,

@@ -192,9 +192,8 @@ class GatedSiLU(Function):
             places = (gate.data_ptr(), up.data_ptr(), out.data_ptr())
             kernels.LIBRARY.malmoi_gate(_half(gate), *places, gate.numel(), torch.get_num_threads())
             return out
-        opened = F.silu(gate)
-        ctx.save_for_backward(gate, up, opened)
-        return opened * up
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate) * up
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -204,8 +203,8 @@ class GatedSiLU(Function):
             places = (tensor.data_ptr() for tensor in (grad, gate, up, to_gate, to_up))
             kernels.LIBRARY.malmoi_gate_back(_half(gate), *places, gate.numel(), torch.get_num_threads())
             return to_gate, to_up
-        gate, up, opened = ctx.saved_tensors
-        return torch.ops.aten.silu_backward(grads[0] * up, gate), grads[0] * opened
+        gate, up = ctx.saved_tensors
+        return torch.ops.aten.silu_backward(grads[0] * up, gate), grads[0] * F.silu(gate)
 
 
 class Attend(Function):
