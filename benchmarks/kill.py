@@ -8,7 +8,8 @@ checkpoint is being written, by SIGTERM and by Ctrl-C, or by a disk that is full
 is damaged too: cut short, or one bit flipped. The same command with --resume goes on, until the run has ended. Then
 weights, optimizer state, counters and the log of losses must be those of the run that nobody disturbed, bit for bit.
 
-Processes are forked from a parent that has imported everything once: what is killed is the run, not Python's start.
+Processes are forked from a parent that has imported everything once, as a first run named it: what is killed is the
+run, not Python's start.
 Moments and ways are drawn from a seed. Counts that were reached are kept in the results file and added to
 (`--fresh` begins anew). Writes docs/results/kill.json and kill.md. Linux and macOS.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import json
 import os
 import random
@@ -59,8 +61,8 @@ train:
 """
 
 
-def child(arguments: list[str], log: Path, most_bytes: int | None = None) -> int:
-    """Fork a process that runs `malmoi` with these arguments; its number."""
+def child(arguments: list[str], log: Path, most_bytes: int | None = None, loaded: Path | None = None) -> int:
+    """Fork a process that runs `malmoi` with these arguments; its number. `loaded`: where it names its modules."""
     sys.stdout.flush()
     number = os.fork()
     if number:
@@ -74,7 +76,10 @@ def child(arguments: list[str], log: Path, most_bytes: int | None = None) -> int
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, resource.RLIM_INFINITY))
         malmoi.train.record.plot = lambda folder: None  # a picture takes longer than the training
-        os._exit(malmoi.cli.main(arguments))
+        code = malmoi.cli.main(arguments)
+        if loaded is not None:
+            loaded.write_text("\n".join(sys.modules), encoding="utf-8")
+        os._exit(code)
     finally:
         os._exit(99)
 
@@ -100,13 +105,22 @@ class Stress:
         text.write_text("\n\n".join(lines), encoding="utf-8")
         self.recipe = place / "recipe.yaml"
         self.recipe.write_text(RECIPE.format(text=text, steps=STEPS), encoding="utf-8")
+        modules = place / "modules"
+        self._undisturbed(place / "first", modules)
+        for name in modules.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ImportError):  # what a run loads late is loaded here, once for all of them
+                importlib.import_module(name)
         began = time.monotonic()
         self.straight = place / "straight"
-        number = child(self._arguments(self.straight, False), place / "straight.log")
-        code = os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
-        assert code == 0, (place / "straight.log").read_text(encoding="utf-8")
+        self._undisturbed(self.straight)
         assert read_metrics(self.straight)[-1]["epoch"] >= 2, "too much text: the run shall see it again and again"
         self.seconds = time.monotonic() - began  # of an undisturbed run
+
+    def _undisturbed(self, folder: Path, loaded: Path | None = None) -> None:
+        log = folder.with_suffix(".log")
+        number = child(self._arguments(folder, False), log, loaded=loaded)
+        code = os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+        assert code == 0, log.read_text(encoding="utf-8")
 
     def _arguments(self, folder: Path, resume: bool) -> list[str]:
         return ["train", str(self.recipe), "--out", str(folder), *(["--resume"] if resume else [])]
