@@ -57,11 +57,11 @@ def test_the_hash_knows_the_picture():
     assert hashed_text(one) == hashed_text(Document(parts=("a", picture(1)), id="other")) != hashed_text(two)
 
 
-def test_a_token_file_of_pictures_is_the_same_with_workers_and_knows_its_tokenizer(both, tokenizer, tmp_path):
+def test_a_token_file_of_pictures_is_the_same_however_it_is_cut_and_knows_its_tokenizer(both, tokenizer, tmp_path):
     documents = [Document(parts=(f"{number} cats", picture(number % 5))) for number in range(12)]
     documents.append(Document(text="The cat."))
     made = build(documents, both, tmp_path / "one")
-    spread = build(documents, both, tmp_path / "two", workers=1, shard_documents=5)
+    spread = build(documents, both, tmp_path / "two", shard_documents=5)
     for number in range(len(documents)):
         assert np.array_equal(made.ids(number), spread.ids(number))
     assert made.has_pictures and made.vocab_size == len(both)

@@ -39,14 +39,14 @@ PIXELS = blobs(24)
 
 
 def test_it_learns_to_paint():
-    config = CONFIG.replace(max_steps=80, batch_size=8, learning_rate=5e-3)
+    config = CONFIG.replace(max_steps=40, batch_size=8, learning_rate=5e-3)
     tokenizer = ImageTokenizer(config)
     before = report(tokenizer, PIXELS)
     steps = list(learn(tokenizer, PIXELS))
     after = report(tokenizer, PIXELS)
-    assert [step.step for step in steps] == list(range(1, 81))
-    assert np.mean([step.loss for step in steps[-10:]]) < 0.5 * np.mean([step.loss for step in steps[:10]])
-    assert after.psnr > before.psnr + 3 and after.ssim > before.ssim
+    assert [step.step for step in steps] == list(range(1, 41))
+    assert np.mean([step.loss for step in steps[-5:]]) < 0.6 * np.mean([step.loss for step in steps[:5]])
+    assert after.psnr > before.psnr + 2 and after.ssim > before.ssim
     assert 1 < after.perplexity <= after.codes_used <= after.codebook_size == 125
 
 
