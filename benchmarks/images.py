@@ -23,6 +23,7 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from malmoi.data.captions import LABELS, LANGUAGES
 from malmoi.data.village import pictures as village_pictures
 from malmoi.evaluate import pictures as measured
 from malmoi.evaluate.village import share
-from malmoi.tokens.picture import Picture, png
+from malmoi.tokens.picture import Picture, fit, png
 from malmoi.train.record import read_metrics
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +48,7 @@ CHOICES = 20  # names that a drawing is to be told among
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("parts", nargs="*", choices=["mnist", "emoji", "scenes", []], help="what to measure")
+    options.add_argument("parts", nargs="*", metavar="PART", help="mnist, emoji, scenes")
     options.add_argument("--runs", type=Path, default=ROOT / "runs", help="the folder that holds the runs, by name")
     options.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "images")
     options.add_argument("--evaluate", type=Path, help="another folder of pictures and labels, in the emoji's format")
@@ -55,10 +56,12 @@ def main() -> None:
     options.add_argument("--judge-seconds", type=float, default=150)
     options.add_argument("--out", type=Path, default=RESULTS)
     asked = options.parse_args()
+    measure = {"mnist": mnist, "emoji": emoji, "scenes": scenes}
+    if unknown := set(asked.parts) - set(measure):
+        options.error(f"there is no part {', '.join(sorted(unknown))}; parts: {', '.join(measure)}")
     asked.out.mkdir(parents=True, exist_ok=True)
     path = asked.out / "images.json"
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    measure = {"mnist": mnist, "emoji": emoji, "scenes": scenes}
     for part in asked.parts:
         begin = time.perf_counter()
         found[part] = {"run": run_facts(asked.runs / part), **measure[part](asked)}
@@ -94,6 +97,11 @@ def opened(asked: argparse.Namespace, part: str) -> tuple[Any, Any]:
     """The finished model of a run, on the fastest engine there is, and its tokenizer."""
     speaker = open_speaker(str(model_folder(asked.runs / part)))
     return speaker.backend, speaker.tokenizer
+
+
+def fitted(pictures: Iterable[Picture], size: int) -> np.ndarray:
+    """Pictures as pixels (N, size, size, 3) uint8, for the judge."""
+    return np.stack([fit(picture.open(), size).pixels for picture in pictures])
 
 
 def grid(rows: list[list[np.ndarray]], path: Path, scale: int = 2) -> None:
@@ -188,11 +196,11 @@ def emoji_drawings(
     """Drawings of known emoji from their names, told among twenty names by the model and by an independent judge."""
     trained = [e for e in everything if e.trained()]
     side = tokenizer.image_tokenizer.config.image_size
-    pixels = np.concatenate([measured.fitted(e.trained().values(), side) for e in trained])
+    pixels = np.concatenate([fitted(e.trained().values(), side) for e in trained])
     labels = np.repeat(np.arange(len(trained)), [len(e.trained()) for e in trained])
     judge = learn(pixels, labels, seconds=asked.judge_seconds)
     aside = [(i, p) for i, e in enumerate(trained) for style, p in e.drawings.items() if e.second_style_aside(style)]
-    real = measured.fitted([p for _, p in aside], side)
+    real = fitted([p for _, p in aside], side)
     torch_model, _ = open_model(str(asked.runs / "emoji"))
     rows, shown = [], []
     for language in LANGUAGES:
@@ -210,7 +218,7 @@ def emoji_drawings(
         )
         judged = _judged(judge, np.stack(made), sets)
         rows.append({"language": language, "own": share(len(made), own), "judge": share(len(made), judged)})
-        real_rows = measured.fitted([next(iter(trained[i].trained().values())) for i in chosen[:12]], side)
+        real_rows = fitted([next(iter(trained[i].trained().values())) for i in chosen[:12]], side)
         shown += [list(real_rows), made[:12]]
     grid(shown, asked.out / "images_emoji.png")
     sets = [_choices(trained, i, "en", rng) for i, _ in aside]

@@ -32,7 +32,7 @@ from malmoi.data.streams import open_bytes, read_lines
 from malmoi.tokens.picture import Picture
 
 SECOND_STYLE = "emojitwo"  # of which some drawings are kept aside although training sees the emoji in the first style
-LICENSE = "Apache-2.0 (Noto), CC-BY-4.0 (EmojiTwo)"
+LICENSES = {"noto": "Apache-2.0", "emojitwo": "CC-BY-4.0"}  # of the drawings; of a person's own we know nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def documents(argument: str, seed: int = 0) -> Iterator[Document]:
     """The training documents of a folder: every drawing described and drawn, in every language."""
     for emoji in read(argument):
         for style, picture in emoji.trained().items():
-            item = Captioned(picture, emoji.names, f"emoji/{emoji.id}/{style}", LICENSE)
+            item = Captioned(picture, emoji.names, f"emoji/{emoji.id}/{style}", LICENSES.get(style, ""))
             for language in LANGUAGES:
                 yield describing(item, language)
                 yield drawing(item, language, seed)

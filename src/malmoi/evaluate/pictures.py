@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,9 +25,10 @@ from malmoi.data.village.sight_words import PLACES, a_thing
 from malmoi.data.village.sights import Scene
 from malmoi.evaluate.village import share
 from malmoi.generate.engine import Engine, generate
+from malmoi.generate.pictures import GUIDANCE, TEMPERATURE
 from malmoi.generate.request import Request
 from malmoi.tokens.interleave import encode_parts
-from malmoi.tokens.picture import Picture, fit
+from malmoi.tokens.picture import Picture
 
 if TYPE_CHECKING:
     from malmoi.data.village.pictures import PictureExample
@@ -71,8 +72,8 @@ def draw(
     texts: Sequence[str],
     *,
     seed: int = 0,
-    guidance_scale: float = 3.0,
-    temperature: float = 1.0,
+    guidance_scale: float = GUIDANCE,
+    temperature: float = TEMPERATURE,
 ) -> list[np.ndarray]:
     """One sampled picture (S, S, 3) uint8 for each text; equal texts get different ones."""
     known = _images(tokenizer)
@@ -195,13 +196,3 @@ def drawn_right(pixels: np.ndarray, scene: Scene) -> tuple[bool, float]:
     """Whether a picture shows exactly a scene, and the share of the scene's things that it shows."""
     seen = read(pixels)
     return seen.shows(scene), sum(sight in seen.scene for sight in scene) / len(scene)
-
-
-def fitted(pictures: Iterable[Picture], size: int) -> np.ndarray:
-    """Pictures as pixels (N, size, size, 3) uint8, for judges other than the model."""
-    return np.stack([fit(picture.open(), size).pixels for picture in pictures])
-
-
-def among(scores: Mapping[str, float], right: str) -> bool:
-    """Whether the right one has the highest score, no other as high."""
-    return all(scores[right] > score for name, score in scores.items() if name != right)

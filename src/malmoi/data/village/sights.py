@@ -41,27 +41,27 @@ class Sight:
 Scene = tuple[Sight, ...]  # in the order of PLACES, no two in one place
 
 
+HELD_OUT = tuple((shape, colour) for shape in SHAPES for colour in COLOURS if is_held_out("sight", colour, shape))
+
+
 def draw_scene(draw: Draw) -> Scene:
-    """A scene that belongs to the split of `draw`: without a held-out pair, or with at least one."""
+    """A scene that belongs to the split of `draw`: without a held-out pair, or with one or two things of one."""
     places = sorted(draw.some(range(len(PLACES)), draw.between(FEWEST, MOST)))
-    needed = draw.between(0, len(places) - 1) if draw.held_out else -1
+    pair, new = draw.pick(HELD_OUT), draw.some(places, draw.between(1, 2)) if draw.held_out else []
     scene: list[Sight] = []
-    for number, place in enumerate(places):
-        while True:
-            shape, colour = draw.pick(SHAPES), draw.pick(COLOURS)
-            if scene and draw.chance(0.4):
-                shape = draw.pick(scene).shape
-            if scene and draw.chance(0.4):
-                colour = draw.pick(scene).colour
-            sight = Sight(shape, colour, draw.pick(SIZES), PLACES[place])
-            if sight.held_out if number == needed else not sight.held_out:
-                scene.append(sight)
-                break
-            if number == needed:  # a copied colour may have no held-out shape
-                shape, colour = draw.pick(HELD_OUT)
-                scene.append(Sight(shape, colour, draw.pick(SIZES), PLACES[place]))
-                break
+    for place in places:
+        shape, colour = pair if place in new else _known_pair(draw, scene)
+        scene.append(Sight(shape, colour, draw.pick(SIZES), PLACES[place]))
     return tuple(scene)
 
 
-HELD_OUT = tuple((shape, colour) for shape in SHAPES for colour in COLOURS if is_held_out("sight", colour, shape))
+def _known_pair(draw: Draw, scene: list[Sight]) -> tuple[str, str]:
+    """A shape and a colour that training may show together, often one of them of a thing that is there already."""
+    while True:
+        shape, colour = draw.pick(SHAPES), draw.pick(COLOURS)
+        if scene and draw.chance(0.4):
+            shape = draw.pick(scene).shape
+        if scene and draw.chance(0.4):
+            colour = draw.pick(scene).colour
+        if (shape, colour) not in HELD_OUT:
+            return shape, colour
