@@ -21,7 +21,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -208,7 +208,7 @@ class Service:
         self._admit(key)
         answer: Answer | None = None
         try:
-            live = await self.blocking(lambda: self.engine.prepare(make()))
+            live = await self.blocking(self._prepare, make, key)
             answer = Answer(live, key, open_samples=live.config.num_return_sequences)
             self.require_life()
             self._waiting.setdefault(key, deque()).append(answer)
@@ -216,6 +216,10 @@ class Service:
             yield answer
         finally:
             self._leave(key, answer)
+
+    def _prepare(self, make: Callable[[], Request], key: str) -> Live:
+        request = make()
+        return self.engine.prepare(replace(request, salt=f"{key} {request.salt}"))  # no key finds another's prompts
 
     def _admit(self, key: str) -> None:
         self.require_life()
