@@ -1,7 +1,7 @@
 """Endpoints for looking inside: what the page shows of a token, of the settings and of the model.
 
     POST /inside/next         the distribution of the next token, before and after each setting (any engine)
-    POST /inside/token        what each layer looked at and would have said (the model in torch, opened when first asked)
+    POST /inside/token        what each layer looked at and would have said (in torch, opened when first asked)
     GET  /inside/settings     every setting of generation with its explanation and its bounds
     GET  /inside/parameters   the four kinds of parameters of the model, and the loss curve of its run
 
@@ -144,7 +144,7 @@ def _parameters(service: Service, folder: Path, language: Language) -> dict[str,
 
 
 def _places(service: Service, config: ModelConfig) -> dict[str, Any]:
-    """What places do: wavelengths and likeness by distance, or the cosines of a learned table, and each layer's reach."""
+    """Wavelengths and likeness by distance, or the cosines of a learned table, and how far each layer reaches."""
     import torch
 
     from malmoi.interpret.positions import positions
