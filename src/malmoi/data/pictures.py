@@ -4,10 +4,10 @@
 
 The field holds a path, beside the file or in a folder below it, or the picture itself as a data URI. A template says
 where the picture stands in the document: `"{name}{image}"` teaches to draw, `"{image}한국어: {name}"` to describe;
-every occurrence of `{image}` is the picture, whatever the field is called. JSON lines may hold
-conversations instead, whose contents are lists of parts, one of them `{"type": "image", "image": "apple.png"}`.
+every occurrence of `{image}` is the picture, whatever the field is called. JSON lines may hold conversations instead,
+whose contents are lists of parts, one of them `{"type": "image", "image": "apple.png"}`.
 
-A path never leads out of the file's own folder: a data set from elsewhere must not be able to read your disk.
+A path is relative and never climbs: a list of pictures from elsewhere must not name files all over your disk.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ def pictures_from(path: str, field: str | None = None, seed: int = 0) -> Iterato
     elif place.suffix.lower() in SUFFIXES:
         yield Picture(place)
     else:
-        for document in read(SourceConfig(path=path, image=field), seed=seed):
+        template = PLACE if field is not None else None  # of a record the picture alone is wanted
+        for document in read(SourceConfig(path=path, image=field, template=template), seed=seed):
             yield from pictures_of(document)
 
 
