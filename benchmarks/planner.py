@@ -19,12 +19,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
-from planner_checks import Check, arithmetic, memory_checks
-from planner_fit import cross_validated, errors, fit
-from planner_rows import Case, cases
 
 from malmoi.plan import physics as constants_of
 from malmoi.plan.physics import Physics, constants, physics
+from planner_checks import Check, arithmetic, memory_checks
+from planner_fit import cross_validated, errors, fit
+from planner_rows import Case, cases
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"

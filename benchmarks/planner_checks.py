@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from planner_rows import MEGATRON_VOCABULARY, NEW, OLD, Row, classic, read
-
 from malmoi import presets
 from malmoi.plan import bill, deepseek
 from malmoi.plan.counts import storage, totals
@@ -16,10 +14,11 @@ from malmoi.plan.flops import training_flops
 from malmoi.plan.hardware import device
 from malmoi.plan.layout import Layout, Training
 from malmoi.plan.memory import stage_memory, states
-from malmoi.plan.scaling import BESIROGLU_2024, HOFFMANN_2022, HOFFMANN_2022_ROUNDED
 from malmoi.plan.physics import Machine, physics
+from malmoi.plan.scaling import BESIROGLU_2024, HOFFMANN_2022, HOFFMANN_2022_ROUNDED
 from malmoi.plan.step_time import Clock, step_time
 from malmoi.plan.work import Work, deepseek_work, work_of
+from planner_rows import MEGATRON_VOCABULARY, NEW, OLD, Row, classic, read
 
 Section = tuple[str, str, list["Check"]]
 TURNED = {"B": 1e9, "M": 1e6, "T": 1e12, "K": 1e3}

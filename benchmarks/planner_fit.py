@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 import numpy as np
-from planner_rows import Case
 
 from malmoi.plan.layout import Layout
 from malmoi.plan.physics import Physics
+from planner_rows import Case
 
 WIDTH = {  # one standard deviation of the logarithm of a constant
     "matrix": 0.08, "fp8": 0.15, "flash": 0.2, "memory": 0.08, "route": 0.7, "depth": 0.5, "wave": 0.3, "traffic": 0.4,

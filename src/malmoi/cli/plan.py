@@ -83,7 +83,7 @@ def plan(
     malmoi plan nano --on this-machine --explain memory.activations
     malmoi plan runs/mine --serve --users 200
     malmoi plan --budget 100usd --on 8xH100
-    """  # noqa: D301
+    """
     from malmoi.cli import plan_page
 
     check_rates(pue=pue, grid=grid, goodput=goodput)

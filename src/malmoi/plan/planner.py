@@ -16,8 +16,8 @@ from malmoi.plan import bill, flops, optimum
 from malmoi.plan.hardware import Cluster
 from malmoi.plan.layout import MOST_TOKENS, Layout, Training, check, divisors
 from malmoi.plan.memory import HEADROOM, Memory, in_flight, kept, memory, parameters, stage_layers
-from malmoi.plan.search import Goal, Result, devices_needed, search
 from malmoi.plan.physics import interval
+from malmoi.plan.search import Goal, Result, devices_needed, search
 from malmoi.plan.step_time import Step, step_time
 from malmoi.plan.work import Work
 

@@ -14,8 +14,8 @@ from malmoi.config import MalmoiError
 from malmoi.plan.flops import forward
 from malmoi.plan.hardware import Cluster
 from malmoi.plan.memory import HEADROOM, cache
-from malmoi.plan.planner import machine
 from malmoi.plan.physics import Machine, physics
+from malmoi.plan.planner import machine
 from malmoi.plan.work import Work
 
 WEIGHT_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0625, "int4": 0.5625}

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from malmoi import presets
 from malmoi.config import MalmoiError, ModelConfig
 from malmoi.plan import bill
 from malmoi.plan.hardware import Cluster

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from malmoi.config import ModelConfig
 from malmoi.layers import Attention, Dense, Experts, Layer, count, final_norm, layer_specs
@@ -212,15 +212,15 @@ def deepseek_work(multi_token: bool = False) -> Work:
     def gated(size: int) -> tuple[Matmul, ...]:
         return (Matmul("feed-forward in", d._WIDTH, 2 * size), Matmul("feed-forward out", size, d._WIDTH, "in"))
 
-    seen = dict(
-        heads=d._HEADS,
-        key_dim=d._PLAIN + d._ROTARY,
-        value_dim=d._VALUE,
-        kv_heads=d._HEADS,
-        cached=d._KEY_RANK + d._ROTARY,
-        window=None,
-        gated=True,
-    )
+    seen: dict[str, Any] = {
+        "heads": d._HEADS,
+        "key_dim": d._PLAIN + d._ROTARY,
+        "value_dim": d._VALUE,
+        "kv_heads": d._HEADS,
+        "cached": d._KEY_RANK + d._ROTARY,
+        "window": None,
+        "gated": True,
+    }
     norms = d._norms()
     dense = LayerWork(dense=(*attention, *gated(d._DENSE)), other=norms, **seen)
     router = Matmul("router", d._WIDTH, d._EXPERTS, "none")
@@ -233,7 +233,6 @@ def deepseek_work(multi_token: bool = False) -> Work:
         **seen,
     )
     exact = d.deepseek_v3_totals()
-    table = d._VOCABULARY * d._WIDTH
     many = d._LAYERS - d._DENSE_LAYERS + multi_token
     if multi_token:
         more = d.multi_token_prediction() - (d._EXPERTS - d._PER_TOKEN) * sparse.expert_parameters
