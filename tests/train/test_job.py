@@ -11,9 +11,10 @@ import pytest
 import torch
 from tiny_run import tiny_model
 
-from malmoi.config import MalmoiError, ParallelConfig, Recipe
+from malmoi.cli import pipeline
+from malmoi.config import MalmoiError, ParallelConfig, Recipe, TrainConfig
 from malmoi.model.gpt import GPT4LMHeadModel
-from malmoi.train import checkpoint, job
+from malmoi.train import checkpoint, job, precision
 from malmoi.train.record import read_metrics
 
 RECIPE = """
@@ -28,6 +29,28 @@ parallel: {{{parallel}}}
 
 def recipe(**values):
     return Recipe(data={"sources": [{"path": "village"}]}, **values)
+
+
+def test_a_model_learns_where_the_machine_computes_and_is_saved_from_main_memory(monkeypatch):
+    monkeypatch.setattr(job, "device", lambda: torch.device("meta"))  # stands for a GPU: only its name is looked at
+    model, config = tiny_model(), TrainConfig()
+    job.Alone().take(model, ParallelConfig(), config)
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    monkeypatch.undo()
+    model = tiny_model()
+    job.Alone().take(model, ParallelConfig(), config)
+    assert {parameter.device for parameter in model.parameters()} == {job.device()}
+    assert {parameter.device.type for parameter in job.Alone().whole(model, None).parameters()} == {"cpu"}
+
+
+def test_numbers_that_the_machine_has_no_instructions_for_are_refused_before_a_text_is_read(monkeypatch, tmp_path):
+    monkeypatch.setattr(precision, "has_fast_bfloat16", lambda device: False)
+    (tmp_path / "text.txt").write_text("too short to learn a vocabulary from", encoding="utf-8")
+    whole = Recipe(data={"sources": [{"path": str(tmp_path / "text.txt")}]}, train={"dtype": "bfloat16"})
+    seen = []
+    with pytest.raises(MalmoiError, match="no instructions"):
+        pipeline.run(whole, tmp_path / "run", show=seen.append)
+    assert not seen and not (tmp_path / "run").exists()
 
 
 def test_one_process_is_the_ordinary_case(monkeypatch):

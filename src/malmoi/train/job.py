@@ -35,6 +35,13 @@ from malmoi.train.step import StepResult, optimizer_step
 PATIENCE = timedelta(hours=24)  # for the first process to read all texts
 
 
+def device() -> torch.device:
+    """Where this process computes: its own GPU, or the processor."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
 class Alone:
     """One process: everything is done here and now."""
 
@@ -45,10 +52,12 @@ class Alone:
         """Until all processes are here."""
 
     def check(self, parallel: ParallelConfig, model: ModelConfig, config: TrainConfig) -> None:
-        """Raise `MalmoiError` for a model and settings that these processes cannot share."""
+        """Raise `MalmoiError` for a model and settings that this machine cannot compute or these processes share."""
+        precision.resolve(config, device())
 
     def take(self, model: Any, parallel: ParallelConfig, config: TrainConfig) -> None:
-        """Take this process's part of a model."""
+        """Take this process's part of a model, onto its device; batches follow the model's parameters there."""
+        model.to(device())
 
     def num_parameters(self, model: Any) -> int:
         return sum(parameter.numel() for parameter in model.parameters())
@@ -75,8 +84,8 @@ class Alone:
         return Record(folder, keep_through, Meter.here())
 
     def whole(self, model: Any, folder: Path) -> Any:
-        """The trained model as an ordinary one; None in all processes but the first."""
-        return model
+        """The trained model as an ordinary one, in main memory; None in all processes but the first."""
+        return model.to("cpu")
 
     def leave(self) -> None:
         """The job is done."""
@@ -97,8 +106,8 @@ class Job(Alone):
         from torch.distributed.distributed_c10d import PrefixStore
         from torch.distributed.rendezvous import rendezvous
 
-        cuda = torch.cuda.is_available()
-        self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
+        self.device = device()
+        cuda = self.device.type == "cuda"
         if cuda:
             torch.cuda.set_device(self.device)
         store, rank, size = next(rendezvous("env://"))
@@ -121,6 +130,7 @@ class Job(Alone):
         from malmoi.train.layout import layout
 
         try:
+            super().check(parallel, model, config)
             self.grid = layout(parallel, self.size, model, config)
         except MalmoiError:
             if self.first:
