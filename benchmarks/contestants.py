@@ -45,6 +45,7 @@ SHAPES = {
     "10m": Shape(256, 384, 6, 6, 256, 16),
     "124m": Shape(50_304, 768, 12, 12, 512, 1),
     "clock": Shape(4096, 256, 6, 4, 256, 12),  # the runs of equal minutes
+    "nano": Shape(4096, 128, 3, 2, 256, 8),  # the dial's smallest, as it stands there
 }
 
 
@@ -76,6 +77,7 @@ def malmoi(shape: Shape, seed: int, wishes: dict[str, Any]) -> Contestant:
     from malmoi.train import memory, optimizer, precision
     from malmoi.train.loss import cross_entropy
     from malmoi.train.schedule import learning_rate_factor
+    from malmoi.train.short_rows import shortened
     from malmoi.train.step import optimizer_step
 
     memory.keep_memory()
@@ -121,7 +123,7 @@ def malmoi(shape: Shape, seed: int, wishes: dict[str, Any]) -> Contestant:
         optimizer_step(
             model,
             optimizers,
-            [batch(ids, targets)],
+            shortened([batch(ids, targets)], done[0], settings, settings.max_steps),
             learning_rate_factor=factor,
             max_grad_norm=settings.max_grad_norm,
             precision=precise,
@@ -284,9 +286,7 @@ def learn(made: Contestant, shape: Shape, task: dict[str, Any]) -> dict[str, Any
 
     def batch() -> tuple[torch.Tensor, torch.Tensor]:
         length, count, through = shape.tokens, shape.rows, done / (steps or math.inf)
-        if through < task.get("short", 0):  # for this share of the steps: rows of half the length, twice as many
-            length, count = length // 2, count * 2
-        if through < task.get("few", 0):  # half as many rows
+        if through < task.get("few", 0):  # for this share of the steps: half as many rows
             count //= 2
         starts = draw.integers(0, len(train) - length - 1, count)
         rows = torch.from_numpy(np.stack([train[s : s + length + 1] for s in starts]).astype(np.int64))

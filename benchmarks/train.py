@@ -17,6 +17,7 @@ Parts:
     clock      bits a byte after equal minutes, all at the same time: Gutenberg's children's books, Korean text
     ablations  one choice of ours undone at a time: the loss after equal steps, and the speed
     rates      do learning rates carry over from one width to another?
+    dial       the dial's settings for nano against those that win shorter runs, at a thousand steps
     where      where the time of a step goes
 
 Contestants take turns, so that a machine that changes its speed changes it for all. Weights are learned by gradient
@@ -390,7 +391,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no clipping": {"train": {"max_grad_norm": 0.0}},
     "momentum 0.95": {"train": {"muon_momentum": 0.95}},
     "16 rows, twice the steps": {"rows": 16, "steps": 250},
-    "shorter rows in the first 30 %": {"short": 0.3},
+    "shorter rows in the first 30 %": {"train": {"short_rows_steps": 0.3}},
     "fewer rows in the first 30 %, more steps": {"few": 0.3, "steps": 147},
     "with n-gram embeddings": {"model": {"ngram_sizes": [2, 3]}},
 }
@@ -419,6 +420,8 @@ def ablations(arguments: argparse.Namespace, keep: Keep) -> None:
         files = byte_files(arguments.data, Path(folder))
         for seed in range(arguments.seeds):
             for name, wishes in ABLATIONS.items():
+                if arguments.only and name not in arguments.only:
+                    continue
                 task = {**small(arguments, wishes), **files, "seed": seed}
                 keep("ablations", name, seed, lambda task=task: with_environment(task))
 
@@ -435,6 +438,46 @@ def rates(arguments: argparse.Namespace, keep: Keep) -> None:
                     wishes = {"train": {which: base * factor}}
                     task = {**small(arguments, wishes, width), **files, "seed": 0}
                     keep("rates", f"{width} {which} {factor:g}", 0, lambda task=task: measure(task))
+
+
+# The dial's settings for nano, and what was better in runs of a hundred steps.
+DIALLED: dict[str, dict[str, float]] = {
+    "as the dial says": {},
+    "rates and momentum of the race": {"learning_rate": 6e-3, "matrix_learning_rate": 0.03, "muon_momentum": 0.9},
+    "momentum of the race": {"muon_momentum": 0.9},
+    "rates of the race": {"learning_rate": 6e-3, "matrix_learning_rate": 0.03},
+}
+
+
+def dial(arguments: argparse.Namespace, keep: Keep) -> None:
+    """Runs of `--steps`, all settings at the same time, one thread each; only their losses are compared.
+
+    The race's network reads Tiny Shakespeare's bytes, nano reads Gutenberg's children's books: the dial's other
+    settings, 2,048 tokens a step.
+    """
+    from malmoi.presets.dial import size, train_defaults
+
+    rates = {"learning_rate", "matrix_learning_rate", "muon_momentum"}
+    dialled = train_defaults("nano").model_dump(mode="json", include=rates)
+    for network in arguments.networks:
+        with tempfile.TemporaryDirectory() as folder:
+            if network == "nano":
+                files = token_files(arguments.data, "Gutenberg", Path(folder))
+                model = size("nano", vocab_size=4096).model_dump(mode="json", exclude_defaults=True)
+            else:
+                files, model = byte_files(arguments.data, Path(folder)), small(arguments, {})["model"]
+            shape = "nano" if network == "nano" else "1m"
+            common = {**files, "kind": "malmoi", "shape": shape, "measure": "learn", "threads": 1, "model": model}
+            common["steps"] = arguments.steps
+
+            def one(name: str, seed: int, common: dict[str, Any] = common, network: str = network) -> None:
+                train = {**dialled, **DIALLED[name], "max_steps": arguments.steps}
+                task = {**common, "train": train, "seed": seed}
+                keep(f"dial {network}, {arguments.steps:,} steps", name, seed, lambda: measure(task))
+
+            with ThreadPoolExecutor() as together:
+                for seed in range(arguments.peer_seeds):
+                    list(together.map(one, DIALLED, [seed] * len(DIALLED)))
 
 
 def where(arguments: argparse.Namespace, keep: Keep) -> None:
@@ -513,6 +556,7 @@ PARTS: dict[str, Callable[[argparse.Namespace, Keep], None]] = {
     "clock": clock,
     "ablations": ablations,
     "rates": rates,
+    "dial": dial,
     "where": where,
 }
 
@@ -529,6 +573,9 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=["1m", "10m", "124m"])
     parser.add_argument("--minutes", type=float, nargs="+", default=[2.0])
     parser.add_argument("--texts", nargs="+", default=["Gutenberg", "Korean"])
+    parser.add_argument("--only", nargs="+", choices=list(ABLATIONS), help="these rows of the ablations; default: all")
+    parser.add_argument("--networks", nargs="+", default=["nano"], choices=["race", "nano"], help="of the dial's runs")
+    parser.add_argument("--steps", type=int, default=1000, help="of the dial's runs")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--choose", action="store_true", help="measure the race on a tenth of the training split")
     parser.add_argument("--again", action="store_true", help="measure anew what has been measured")

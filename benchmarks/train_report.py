@@ -235,6 +235,16 @@ def _rates(_: str, contestants: dict[str, Turns]) -> list[str]:
     return lines
 
 
+def _dial(which: str, contestants: dict[str, Turns]) -> list[str]:
+    read = "children's books" if which.startswith("nano") else "Tiny Shakespeare, measured on the last tenth of it"
+    told = f"### {which} of {read}"
+    rows = [
+        (name, _mean(turns, "bits_per_byte", "{:.4f}"), _mean(turns, "nats"), str(len(turns)))
+        for name, turns in contestants.items()
+    ]
+    return ["", told, *_table(("settings", "held-out bits a byte", "nats a token", "seeds"), rows)]
+
+
 def _where(shape: str, contestants: dict[str, Turns]) -> list[str]:
     kinds: list[str] = []
     for turns in contestants.values():
@@ -256,5 +266,6 @@ SECTIONS: dict[str, dict[str, Callable[[str, dict[str, Turns]], list[str]]]] = {
     "Bits a byte after the same number of minutes": {"clock": _clock},
     "What earns it": {"ablations": _ablations},
     "Do learning rates carry over?": {"rates": _rates},
+    "The dial's settings against those of short runs": {"dial": _dial},
     "Where the time of a step goes": {"where": _where},
 }
