@@ -145,17 +145,9 @@ def run(recipe: Recipe, folder: str | Path, *, resume: bool = False, show: Show 
     last: Step | None = None
     show(Stage("train", f"{tokens.train.num_tokens:,} tokens to learn from"))
     steps = loop.train(
-        model,
-        batches,
-        settings.train,
-        folder=folder,
-        held_out=held_out,
-        resume=resume,
-        tokenizer=tokenizer,
-        recipe=recipe,
-        world=world,
-        language=language(),
-    )
+        model, batches, settings.train, folder=folder, held_out=held_out, resume=resume, tokenizer=tokenizer,
+        recipe=recipe, world=world, language=language(),
+    )  # fmt: skip
     if resume and world.first:
         write_recipe(settings, model.config, folder)  # only now: a changed setting may have been refused
     for last in steps:
