@@ -149,9 +149,11 @@ def step_tokens(train: TrainConfig) -> int:
 
 def run(prepared: Prepared, settings: pipeline.Settings, folder: Path, *, resume: bool = False) -> Iterator[Step]:
     """One training, as an iterator of steps. Raises `MalmoiError` at once for settings that do not go together."""
+    from malmoi.train.job import Alone
     from malmoi.train.loop import train
 
     model = pipeline.build_model(settings, prepared.tokenizer)
+    Alone().take(model, settings.recipe.parallel, settings.train)
     batches, held_out = _batches(prepared, settings)
     return train(
         model,
@@ -173,6 +175,7 @@ def pace(prepared: Prepared, settings: pipeline.Settings) -> Pace:
     model = pipeline.build_model(settings, prepared.tokenizer)
     batches, held_out = _batches(prepared, settings)
     count, alone = settings.train.gradient_accumulation_steps, Alone()
+    alone.take(model, settings.recipe.parallel, settings.train)
     config = settings.train.replace(max_minutes=1)  # only says how long the timing itself may take
     precision = alone.precision(config, next(model.parameters()).device)
     per_step, per_evaluation = time_steps(
