@@ -27,8 +27,8 @@ def render(found: dict[str, Any]) -> str:
         "# Pictures in, pictures out",
         "",
         "Written by `benchmarks/images.py`. A share is followed by its 95 % interval (Wilson) and the number of",
-        "examples. What a recipe reaches depends on how long it ran and on how busy the machine was: the tokens that it",
-        "read say so.",
+        "examples. What a recipe reaches depends on how long it ran and on how busy the machine was: see how many",
+        "tokens it read.",
     ]
     for name, part in (("mnist", _mnist), ("emoji", _emoji), ("scenes", _scenes), ("evaluated", _evaluated)):
         if name in found:
