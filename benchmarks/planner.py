@@ -1,6 +1,6 @@
 """The planner against published numbers: every row's error, failures included.
 
-    python benchmarks/planner.py                        (checks ../shared/anchors/planner, writes docs/results/planner.md)
+    python benchmarks/planner.py                        (../shared/anchors/planner into docs/results/planner.md)
     python benchmarks/planner.py --published FOLDER     (any folder with the same tables; fits nothing)
     python benchmarks/planner.py --fit                  (fits the constants, cross-validates, writes constants.json)
 
@@ -85,11 +85,12 @@ def check_lines(title: str, text: str, checks: Sequence[Check]) -> list[str]:
     if not checks:
         return []
     kept = sum(check.kept for check in checks)
-    rows = [(each.what, each.shown(each.published), each.shown(each.ours), each.error_words, each.verdict)
-            for each in checks]  # fmt: skip
-    return [f"## {title}", "", text, "", f"{kept} of {len(checks)} rows keep the target.", ""] + table(
-        ("row", "published", "planner", "error", "target"), rows
-    )
+    rows = [
+        (each.what, each.shown(each.published), each.shown(each.ours), each.error_words, each.verdict)
+        for each in checks
+    ]
+    head = [f"## {title}", "", text, "", f"{kept} of {len(checks)} rows keep the target.", ""]
+    return [*head, *table(("row", "published", "planner", "error", "target"), rows)]
 
 
 def step_lines(rows: Sequence[Case], values: Physics, known: dict[str, float]) -> list[str]:
@@ -110,16 +111,18 @@ def step_lines(rows: Sequence[Case], values: Physics, known: dict[str, float]) -
                 f"{step.total:.3g}",
                 f"{np.expm1(error):+.1%}",
                 "not in the fit" if other is None else f"{np.expm1(other):+.1%}",
-                f"{layout.micro_batch} x {layout.interleave}, {layout.recompute}{' (chosen)' if len(case.layouts) > 1 else ''}",
+                f"{layout.micro_batch} x {layout.interleave}, {layout.recompute}"
+                + (" (chosen)" if len(case.layouts) > 1 else ""),
             )
         )
     for name, logs in (
         ("constants fitted on all systems", fitted),
-        ("constants fitted without the row's system", np.array([known[c.key] for c in rows
-                                                                if c.key in known])),
-        ("rows that no fit has seen", np.array([error for case, error in zip(rows, fitted, strict=True)
-                                                if case.key not in known])),
-    ):  # fmt: skip
+        ("constants fitted without the row's system", np.array([known[c.key] for c in rows if c.key in known])),
+        (
+            "rows that no fit has seen",
+            np.array([error for case, error in zip(rows, fitted, strict=True) if case.key not in known]),
+        ),
+    ):
         if len(logs):
             found = summary(logs)
             lines.append(
@@ -144,12 +147,8 @@ def constants_lines() -> list[str]:
     values, start = found["values"], asdict(Physics())
     assert isinstance(values, dict)
     rows = [(key, f"{start[key]:.4g}", f"{value:.4g}") for key, value in values.items()]
-    return [
-        "## The constants",
-        "",
-        "What each means stands beside it in `malmoi/plan/physics.py` (`Physics`).",
-        "",
-    ] + table(("constant", "physical beginning", "fitted"), rows)
+    text = "What each means stands beside it in `malmoi/plan/physics.py` (`Physics`)."
+    return ["## The constants", "", text, "", *table(("constant", "physical beginning", "fitted"), rows)]
 
 
 def report(folder: Path) -> str:

@@ -1,9 +1,9 @@
 """Fit the planner's few constants of hardware to published step times, and say what the fit is worth.
 
 Each constant has a physical beginning (`Physics()`'s defaults) and a width: how far, as a factor, it may reasonably lie
-from there. The fit weighs both: Huber's loss on the logarithm of predicted over published time, and the squared distance
-from the beginnings. Cross-validation leaves out one *system* (one publication's machine and software) at a time, fits on
-all others and predicts it. Nothing is fitted per row or per publication.
+from there. The fit weighs both: Huber's loss on the logarithm of predicted over published time, and the squared
+distance from the beginnings. Cross-validation leaves out one *system* (one publication's machine and software) at a
+time, fits on all others and predicts it. Nothing is fitted per row or per publication.
 """
 
 from __future__ import annotations

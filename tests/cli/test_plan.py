@@ -86,7 +86,8 @@ def test_a_budget_and_a_laptop(malmoi, measured):
 
 
 def test_a_layout_of_ones_own(malmoi):
-    found = planned(malmoi, "gpt2-medium", "--on", "8xH100", "--layout", "tensor=2,pipeline=2,recompute=full,micro_batch=2")
+    axes = "tensor=2,pipeline=2,recompute=full,micro_batch=2"
+    found = planned(malmoi, "gpt2-medium", "--on", "8xH100", "--layout", axes)
     layout = found["layout"]
     assert (layout["data"], layout["tensor"], layout["pipeline"], layout["recompute"]) == (2, 2, 2, "full")
 
@@ -139,8 +140,8 @@ def test_the_dry_run_is_asked_with_the_layout_that_was_found(malmoi, monkeypatch
     def pretend(config, layout, training, ranks=None):
         asked.update(config=config, layout=layout, ranks=ranks)
         memory = {"weights": 2.0**30, "peak": 2.0**31}
-        return {"world": 8, "ranks": [{"rank": 0, "stage": 0, "memory": memory, "flops": 1.0, "communication": {"all_reduce": 5}}],
-                "not_run": ["context parallelism"]}  # fmt: skip
+        rank = {"rank": 0, "stage": 0, "memory": memory, "flops": 1.0, "communication": {"all_reduce": 5}}
+        return {"world": 8, "ranks": [rank], "not_run": ["context parallelism"]}
 
     monkeypatch.setattr(dry_run, "dry_run", pretend)
     out = malmoi("plan", "gpt2", "--on", "8xH100", "--dry-run", "--ranks", "3").out
@@ -164,7 +165,8 @@ def test_parsed_layouts_fill_the_data_axis():
 
 
 def test_no_torch_is_needed():
-    code = "import sys; from malmoi.cli import main; main(['plan', 'gpt2', '--on', 'H100']); print('torch' in sys.modules)"
+    code = "import sys; from malmoi.cli import main; main(['plan', 'gpt2', '--on', 'H100']); "
+    code += "print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stdout
     assert "tokens a second" in out
     assert "\nTrue" not in out

@@ -36,8 +36,8 @@ def test_the_numbers_put_in_give_the_number():
 
 
 def test_errors():
-    with pytest.raises(MalmoiError, match="Did you mean 'memory.weights'"):
+    with pytest.raises(MalmoiError, match=r"Did you mean 'memory\.weights'"):
         explain(ANSWER, "memory.weight")
-    with pytest.raises(MalmoiError, match="This plan has no memory.weights: too small"):
+    with pytest.raises(MalmoiError, match=r"This plan has no memory\.weights: too small"):
         explain({"verdict": "too small"}, "memory.weights")
     assert value(ANSWER, "memory.none") is None

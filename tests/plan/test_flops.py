@@ -6,16 +6,26 @@ from malmoi.config import ModelConfig
 from malmoi.plan.flops import training_flops
 from malmoi.plan.work import work_of
 
-MEGATRON = dict(positions="learned", norm="layer_norm", qk_norm=False, feed_forward="plain", hidden_act="gelu",
-                attention_bias=True, mlp_bias=True)  # fmt: skip
+MEGATRON = {
+    "positions": "learned",
+    "norm": "layer_norm",
+    "qk_norm": False,
+    "feed_forward": "plain",
+    "hidden_act": "gelu",
+}
+MEGATRON |= {"attention_bias": True, "mlp_bias": True}
 
 
 def megatron(hidden: int, layers: int, heads: int, vocabulary: int = 51_200, sequence: int = 2048):
     return work_of(
         ModelConfig(
-            vocab_size=vocabulary, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
-            max_position_embeddings=sequence, **MEGATRON,
-        )  # fmt: skip
+            vocab_size=vocabulary,
+            hidden_size=hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            max_position_embeddings=sequence,
+            **MEGATRON,
+        )
     )
 
 

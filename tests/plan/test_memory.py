@@ -19,10 +19,19 @@ def classic(layers: int = 96) -> Work:
     """GPT-3's widths without its windows: Korthikanti's model."""
     return work_of(
         ModelConfig(
-            vocab_size=51_200, hidden_size=12_288, num_hidden_layers=layers, num_attention_heads=96,
-            max_position_embeddings=2048, positions="learned", norm="layer_norm", qk_norm=False, feed_forward="plain",
-            hidden_act="gelu", attention_bias=True, mlp_bias=True,
-        )  # fmt: skip
+            vocab_size=51_200,
+            hidden_size=12_288,
+            num_hidden_layers=layers,
+            num_attention_heads=96,
+            max_position_embeddings=2048,
+            positions="learned",
+            norm="layer_norm",
+            qk_norm=False,
+            feed_forward="plain",
+            hidden_act="gelu",
+            attention_bias=True,
+            mlp_bias=True,
+        )
     )
 
 
@@ -96,9 +105,14 @@ configs = st.builds(
 )
 layouts = st.builds(
     lambda data, tensor, pipeline, zero, micro, how, parallel: Layout(
-        data=data, tensor=tensor, pipeline=pipeline, zero=zero, micro_batch=micro, recompute=how,
+        data=data,
+        tensor=tensor,
+        pipeline=pipeline,
+        zero=zero,
+        micro_batch=micro,
+        recompute=how,
         sequence_parallel=parallel and tensor > 1,
-    ),  # fmt: skip
+    ),
     st.sampled_from([1, 2, 4, 8]),
     st.sampled_from([1, 2, 4]),
     st.sampled_from([1, 2]),
@@ -122,7 +136,8 @@ def test_memory_never_falls_when_something_grows(config: ModelConfig, layout: La
     assert now > 0
     assert memory(work_of(config), layout, replace(training, sequence=2 * training.sequence)).peak >= now
     assert memory(work_of(config), layout, replace(training, batch=2 * training.batch)).peak >= now
-    assert memory(work_of(config), replace(layout, micro_batch=2 * layout.micro_batch), replace(training, batch=2 * training.batch)).peak >= now  # noqa: E501  # fmt: skip
+    larger = replace(training, batch=2 * training.batch)
+    assert memory(work_of(config), replace(layout, micro_batch=2 * layout.micro_batch), larger).peak >= now
     deeper = config.model_copy(update={"num_hidden_layers": config.num_hidden_layers + 2, "layer_types": None})
     deeper = ModelConfig(**{**deeper.model_dump(), "layer_types": None})
     assert memory(work_of(deeper), layout, training).peak >= now
@@ -131,11 +146,12 @@ def test_memory_never_falls_when_something_grows(config: ModelConfig, layout: La
 @settings(max_examples=60, deadline=None)
 @given(configs, layouts, trainings)
 def test_shards_add_up(config: ModelConfig, layout: Layout, training: Training):
-    """Every learned number that is cut lies on one device; tables of both ends and what nobody cuts are counted apart."""
+    """Every learned number that is cut lies on one device; what nobody cuts lies on each."""
     work = work_of(config)
     stages = range(layout.pipeline)
     assert sum(number for stage in stages for _, number in stage_layers(work, layout, stage)) == work.depth
-    held = sum(layout.tensor * dense + expert for dense, expert in (parameters(work, layout, stage) for stage in stages))
+    each = [parameters(work, layout, stage) for stage in stages]
+    held = sum(layout.tensor * dense + expert for dense, expert in each)
     uncut = sum(
         number * (layer.dense_parameters - sum(each.size for each in layer.dense if each.cut != "none"))
         for layer, number in work.layers

@@ -7,7 +7,9 @@ from malmoi.plan import optimum
 from malmoi.plan.scaling import BESIROGLU_2024, HOFFMANN_2022
 
 
-@pytest.mark.parametrize(("law", "size", "tokens"), [(BESIROGLU_2024, 72.2e9, 1.33e12), (HOFFMANN_2022, 40.3e9, 2.38e12)])
+@pytest.mark.parametrize(
+    ("law", "size", "tokens"), [(BESIROGLU_2024, 72.2e9, 1.33e12), (HOFFMANN_2022, 40.3e9, 2.38e12)]
+)
 def test_gophers_budget(law, size: float, tokens: float):
     assert optimum.optimal_tokens(size, law) == pytest.approx(tokens, rel=0.01)
     found = law.optimal(5.76e23)

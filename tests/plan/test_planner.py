@@ -32,7 +32,8 @@ def test_numbers_agree_with_each_other():
 
 def test_tokens_are_compute_optimal_unless_given():
     found = answer(replace(QUESTION, tokens=None))
-    assert found["tokens"]["optimal_chosen"] and found["tokens"]["planned"] == found["tokens"]["compute_optimal"]["tokens"]
+    tokens = found["tokens"]
+    assert tokens["optimal_chosen"] and tokens["planned"] == tokens["compute_optimal"]["tokens"]
 
 
 def test_a_layout_of_ones_own_that_does_not_fit_is_told_what_to_do():
@@ -55,9 +56,7 @@ def test_absurd_tokens(tokens: float):
 
 
 def test_an_adapter_costs_less():
-    full, lora = (
-        answer(replace(QUESTION, training=replace(QUESTION.training, lora_rank=rank))) for rank in (0, 16)
-    )
+    full, lora = (answer(replace(QUESTION, training=replace(QUESTION.training, lora_rank=rank))) for rank in (0, 16))
     assert lora["memory"]["optimizer"] < full["memory"]["optimizer"]
     assert lora["flops"]["total"] == pytest.approx(full["flops"]["total"] * 2 / 3)
     assert lora["loss"] is None

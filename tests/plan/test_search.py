@@ -38,7 +38,8 @@ def test_the_search_never_returns_a_layout_that_does_not_fit(work, name, count, 
 
 def test_goals_differ():
     machine, training = cluster("64xH100"), Training(512, 1024)
-    fastest, cheapest, smallest = (search(SMALL, machine, training, goal) for goal in ("fastest", "cheapest", "smallest"))
+    goals = ("fastest", "cheapest", "smallest")
+    fastest, cheapest, smallest = (search(SMALL, machine, training, goal) for goal in goals)
     assert fastest.winner.layout.devices == 64
     assert smallest.winner.layout.devices == 1
     assert cheapest.winner.device_seconds <= min(fastest.winner.device_seconds, smallest.winner.device_seconds)

@@ -31,7 +31,8 @@ def test_the_parts_are_the_whole():
 def test_more_work_takes_longer(work, name, tensor, pipeline, micro, how):
     layout = Layout(8, tensor, pipeline, micro_batch=micro, recompute=how, sequence_parallel=tensor > 1)
     now = step_time(work, device(name), TRAINING, layout)
-    assert now.total > 6 * work.counted.active_without_input_embedding * TRAINING.tokens / layout.devices / device(name).bf16
+    operations = 6 * work.counted.active_without_input_embedding * TRAINING.tokens
+    assert now.total > operations / layout.devices / device(name).bf16
     assert all(getattr(now, part) >= 0 for part in now.__dataclass_fields__)
     assert step_time(work, device(name), replace(TRAINING, batch=1024), layout).total > now.total
     assert step_time(work, device(name), replace(TRAINING, sequence=4096), layout).total > now.total
@@ -39,9 +40,7 @@ def test_more_work_takes_longer(work, name, tensor, pipeline, micro, how):
 
 
 def test_interleaving_shortens_the_bubble():
-    plain, turned = (
-        step_time(DENSE, device("H100"), TRAINING, Layout(4, 1, 8, turns)).bubble for turns in (1, 4)
-    )
+    plain, turned = (step_time(DENSE, device("H100"), TRAINING, Layout(4, 1, 8, turns)).bubble for turns in (1, 4))
     assert turned == pytest.approx(plain / 4)
 
 
@@ -59,7 +58,8 @@ def test_a_published_layer_that_no_fit_has_seen():
 
     training = Training(4, 2048, "fp16", scores=True, dropout=True, overlap="none", gradient_bytes=2)
     machine = Machine(device("A100"), physics())
-    clock = Clock(megatron(6144, 48, 64), machine, training, Layout(1, 8, zero=0, micro_batch=4, sequence_parallel=True))
+    layout = Layout(1, 8, zero=0, micro_batch=4, sequence_parallel=True)
+    clock = Clock(megatron(6144, 48, 64), machine, training, layout)
     found = clock.both_ways(clock.work.layers[0][0])
     kernels, found.kernels = found.kernels, 0.0
     assert found.total + machine.kernels(kernels, found.total) == pytest.approx(0.019, rel=0.1)

@@ -108,10 +108,7 @@ def plan(
         from malmoi.plan.explain import explain as reason
 
         found = reason(found, explain)
-    if as_json:
-        print_json(found)
-    else:
-        plan_page.show(found)
+    print_json(found) if as_json else plan_page.show(found)
 
 
 def check_rates(**rates: float) -> None:

@@ -78,8 +78,12 @@ def _head(found: dict[str, Any]) -> list[tuple[str, str]]:
     model, where = found["model"], found["machine"]
     rows = [("model", f"{model['name']}: {count(model['parameters'])} parameters")]
     if model.get("active", model["parameters"]) != model["parameters"]:
-        rows.append(("active", f"{count(model['active'])}; without the input table "
-                               f"{count(model['active_without_input_embedding'])}"))  # fmt: skip
+        rows.append(
+            (
+                "active",
+                f"{count(model['active'])}; without the input table {count(model['active_without_input_embedding'])}",
+            )
+        )
     if kinds := model.get("by_kind"):
         rows.append(("by kind", ", ".join(f"{kind.replace('_', '-')} {short(size)}" for kind, size in kinds.items())))
     doubt = f" [{where['doubt']}]" if where["doubt"] else ""
@@ -108,14 +112,29 @@ def _training(found: dict[str, Any]) -> None:
     best = tokens["compute_optimal"]
     chosen = "compute-optimal" if tokens["optimal_chosen"] else "planned"
     optimal = "" if tokens["optimal_chosen"] else f"; compute-optimal {short(best['tokens'])}"
-    rows.append(("tokens", f"{short(tokens['planned'])} {chosen}{optimal} "
-                           f"(90 %: {short(best['low'])} to {short(best['high'])}; Hoffmann unrounded "
-                           f"{short(best['hoffmann_unrounded'])})"))  # fmt: skip
-    rows.append(("batch", f"{batch['rows']:,} rows x {batch['sequence']:,} = {short(batch['tokens'])} tokens, "
-                          f"{found['model']['precision']}"))  # fmt: skip
-    rows.append(("FLOPs", f"{flops['total']:.3g} in all; a token: {short(flops['per_token_causal'])} causal, "
-                          f"{short(flops['per_token_full'])} full attention, {short(flops['per_token_hardware'])} with "
-                          "what is computed twice"))  # fmt: skip
+    rows.append(
+        (
+            "tokens",
+            f"{short(tokens['planned'])} {chosen}{optimal} "
+            f"(90 %: {short(best['low'])} to {short(best['high'])}; Hoffmann unrounded "
+            f"{short(best['hoffmann_unrounded'])})",
+        )
+    )
+    rows.append(
+        (
+            "batch",
+            f"{batch['rows']:,} rows x {batch['sequence']:,} = {short(batch['tokens'])} tokens, "
+            f"{found['model']['precision']}",
+        )
+    )
+    rows.append(
+        (
+            "FLOPs",
+            f"{flops['total']:.3g} in all; a token: {short(flops['per_token_causal'])} causal, "
+            f"{short(flops['per_token_full'])} full attention, {short(flops['per_token_hardware'])} with "
+            "what is computed twice",
+        )
+    )
     _plain(rows)
     if "layout" not in found:
         screen.print(f"\n[bold]Does not fit.[/bold] {found['verdict']}")
@@ -136,22 +155,47 @@ def _body(found: dict[str, Any]) -> None:
     screen.print(table(("memory of the fullest device", ">bytes", ""), rows))
     rows = [(text, seconds(step[key]), bar(step[key] / step["seconds"])) for key, text in STEP.items() if step[key]]
     screen.print(table(("time of a step", ">seconds", ""), rows))
-    rows = [("step", f"{seconds(step['seconds'])} ({seconds(step['low'])} to {seconds(step['high'])}: nine of ten published "
-                     "steps, each system unseen, lay that near)")]  # fmt: skip
-    rows.append(("speed", f"{short(speed['tokens_per_second'])} tokens a second; MFU {speed['mfu_causal']:.1%} causal, "
-                          f"{speed['mfu_full']:.1%} full attention; HFU {speed['hfu']:.1%} ({speed['peak_is']})"))  # fmt: skip
-    rows.append(("run", f"{count(run['steps'])} steps, {seconds(run['seconds'])} ({seconds(run['days_low'] * 86400)} to "
-                        f"{seconds(run['days_high'] * 86400)}), {run['device_hours']:,.4g} device-hours at goodput "
-                        f"{run['goodput']:g}"))  # fmt: skip
+    rows = [
+        (
+            "step",
+            f"{seconds(step['seconds'])} ({seconds(step['low'])} to {seconds(step['high'])}: nine of ten published "
+            "steps, each system unseen, lay that near)",
+        )
+    ]
+    rows.append(
+        (
+            "speed",
+            f"{short(speed['tokens_per_second'])} tokens a second; MFU {speed['mfu_causal']:.1%} causal, "
+            f"{speed['mfu_full']:.1%} full attention; HFU {speed['hfu']:.1%} ({speed['peak_is']})",
+        )
+    )
+    rows.append(
+        (
+            "run",
+            f"{count(run['steps'])} steps, {seconds(run['seconds'])} ({seconds(run['days_low'] * 86400)} to "
+            f"{seconds(run['days_high'] * 86400)}), {run['device_hours']:,.4g} device-hours at goodput "
+            f"{run['goodput']:g}",
+        )
+    )
     if run["kwh"] is None:
         rows.append(("energy", "not known: this machine's power was not measured"))
     else:
-        rows.append(("energy", f"{run['kwh']:,.4g} kWh ({run['watts']:g} W a device, PUE {run['pue']:g}); "
-                               f"{run['co2_tonnes']:,.3g} t CO2 at {run['grid_kg_per_kwh']:g} kg/kWh"))  # fmt: skip
+        rows.append(
+            (
+                "energy",
+                f"{run['kwh']:,.4g} kWh ({run['watts']:g} W a device, PUE {run['pue']:g}); "
+                f"{run['co2_tonnes']:,.3g} t CO2 at {run['grid_kg_per_kwh']:g} kg/kWh",
+            )
+        )
     rows.append(("cost", _cost(run["usd"])))
     if loss := found.get("loss"):
-        rows.append(("loss", f"{loss['value']:.3f} ({loss['low']:.3f} to {loss['high']:.3f}) nats a token of Chinchilla's text"
-                     + ("; smaller than every run behind the law" if loss["beyond"] else "")))  # fmt: skip
+        rows.append(
+            (
+                "loss",
+                f"{loss['value']:.3f} ({loss['low']:.3f} to {loss['high']:.3f}) nats a token of Chinchilla's text"
+                + ("; smaller than every run behind the law" if loss["beyond"] else ""),
+            )
+        )
     _plain(rows)
     if found.get("search"):
         _losers(found["search"])
@@ -180,11 +224,19 @@ def _losers(found: dict[str, Any]) -> None:
 
 def _worth(found: dict[str, Any]) -> None:
     worth = found["worth"]
-    rows = [("worth training", f"{short(worth['parameters'])} parameters ({short(worth['parameters_low'])} to "
-                               f"{short(worth['parameters_high'])}) on {short(worth['tokens'])} tokens, "
-                               f"{worth['hours']:,.3g} hours"),
-            ("loss to expect", f"{worth['loss']:.3f} ({worth['loss_low']:.3f} to {worth['loss_high']:.3f}) nats a token of "
-                               "Chinchilla's text")]  # fmt: skip
+    rows = [
+        (
+            "worth training",
+            f"{short(worth['parameters'])} parameters ({short(worth['parameters_low'])} to "
+            f"{short(worth['parameters_high'])}) on {short(worth['tokens'])} tokens, "
+            f"{worth['hours']:,.3g} hours",
+        ),
+        (
+            "loss to expect",
+            f"{worth['loss']:.3f} ({worth['loss_low']:.3f} to {worth['loss_high']:.3f}) nats a token of "
+            "Chinchilla's text",
+        ),
+    ]
     if price := found.get("price"):
         rows.append(
             ("price", f"{price['used']:.3g} $ an hour and device, the middle of {_value(price['usd_per_device_hour'])}")
@@ -195,27 +247,51 @@ def _worth(found: dict[str, Any]) -> None:
 def _serving(found: dict[str, Any]) -> None:
     memory, each = found["memory"], found["memory"]["kv_cache_per_user"]
     rows = [*_head(found), ("precision", found["precision"])]
-    rows.append(("memory", f"weights {gib(memory['weights'])} + {found['users']} caches of {found['context']:,} tokens, "
-                           f"{gib(each)} each = {gib(memory['weights'] + memory['kv_cache'])} of {gib(memory['of'])}"))  # fmt: skip
+    rows.append(
+        (
+            "memory",
+            f"weights {gib(memory['weights'])} + {found['users']} caches of {found['context']:,} tokens, "
+            f"{gib(each)} each = {gib(memory['weights'] + memory['kv_cache'])} of {gib(memory['of'])}",
+        )
+    )
     rows.append(("fits", "yes" if found["fits"] else f"no: {found['verdict']}"))
     rows.append(("most users", f"{found['most_users']:,}"))
     if speed := found.get("speed"):
-        rows.append(("speed", f"{speed['tokens_per_second_per_user']:,.3g} tokens a second for each, "
-                              f"{speed['tokens_per_second']:,.4g} in all; first token after "
-                              f"{seconds(speed['first_token_seconds'])} (a prompt of half the context, computed alone)"))  # fmt: skip
+        rows.append(
+            (
+                "speed",
+                f"{speed['tokens_per_second_per_user']:,.3g} tokens a second for each, "
+                f"{speed['tokens_per_second']:,.4g} in all; first token after "
+                f"{seconds(speed['first_token_seconds'])} (a prompt of half the context, computed alone)",
+            )
+        )
     _plain(rows)
 
 
 def _compared(found: dict[str, Any]) -> None:
     model = found["model"]
-    _plain([("model", f"{model['name']}: {count(model['parameters'])} parameters, {found['precision']}"),
-            ("asked", f"{found['users']:,} conversations of {found['context']:,} tokens at once; no --on: these are compared")])  # fmt: skip
+    _plain(
+        [
+            ("model", f"{model['name']}: {count(model['parameters'])} parameters, {found['precision']}"),
+            (
+                "asked",
+                f"{found['users']:,} conversations of {found['context']:,} tokens at once; no --on: these are compared",
+            ),
+        ]
+    )
     rows = []
     for each in found["compared"]:
         where, speed = each["machine"], each["speed"]
-        rows.append((f"{where['devices']} x {where['device']}", f"{each['most_users']:,}",
-                     f"{speed['tokens_per_second_per_user']:,.3g}", f"{speed['tokens_per_second']:,.4g}",
-                     seconds(speed["first_token_seconds"]), where["status"]))  # fmt: skip
+        rows.append(
+            (
+                f"{where['devices']} x {where['device']}",
+                f"{each['most_users']:,}",
+                f"{speed['tokens_per_second_per_user']:,.3g}",
+                f"{speed['tokens_per_second']:,.4g}",
+                seconds(speed["first_token_seconds"]),
+                where["status"],
+            )
+        )
     heads = ("machine that holds it", ">most users", ">tokens/s each", ">tokens/s in all", ">first token", "row")
     console().print(table(heads, rows))
 
@@ -224,14 +300,21 @@ def _dry_run(found: dict[str, Any]) -> None:
     screen, formula = console(), found["memory"]
     for each in found["dry_run"]["ranks"]:
         rows = [
-            (name, gib(formula[name]), gib(each["memory"][name]),
-             f"{each['memory'][name] / formula[name] - 1:+.1%}" if formula[name] else "")
-            for name in (*MEMORY, "peak") if name in each["memory"]
-        ]  # fmt: skip
+            (
+                name,
+                gib(formula[name]),
+                gib(each["memory"][name]),
+                f"{each['memory'][name] / formula[name] - 1:+.1%}" if formula[name] else "",
+            )
+            for name in (*MEMORY, "peak")
+            if name in each["memory"]
+        ]
         title = f"dry run: rank {each['rank']} of {found['dry_run']['world']:,}, stage {each['stage']}"
         screen.print(table(("class", ">formula (fullest device)", ">dry run", ">difference"), rows, title))
         moved = {name: size for name, size in each["communication"].items() if size}
-        screen.print(f"FLOPs {each['flops']:.4g}; communication: "
-                     + (", ".join(f"{name} {gib(size)}" for name, size in moved.items()) or "none"))  # fmt: skip
+        screen.print(
+            f"FLOPs {each['flops']:.4g}; communication: "
+            + (", ".join(f"{name} {gib(size)}" for name, size in moved.items()) or "none")
+        )
     for reason in found["dry_run"]["not_run"]:
         screen.print(f"not run: {reason}", markup=False)

@@ -1,8 +1,9 @@
 """What a training costs besides time: energy, carbon dioxide, money; each by a recipe that was published.
 
 Energy is device-hours times the device's power times the data centre's overhead (PUE); Llama's papers take the data
-sheet's power and 1.1. Carbon dioxide is energy times the grid's intensity (kg for each kWh). Money is device-hours times
-what was asked for an hour on a date: a range, because vendors differ fivefold, and nothing where nobody's price is known.
+sheet's power and 1.1. Carbon dioxide is energy times the grid's intensity (kg for each kWh). Money is device-hours
+times what was asked for an hour on a date: a range, because vendors differ fivefold, and nothing where nobody's price
+is known.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@
     context   each row of tokens cut
     expert    experts dealt out over data x context x tensor neighbours
 
-The product of data, tensor, pipeline and context is the number of devices. A row of devices that talk most (tensor, then
-context, then data) are neighbours in one node; pipeline stages lie farthest apart.
+The product of data, tensor, pipeline and context is the number of devices. Those that talk most (tensor, then context,
+then data) are neighbours in one node; pipeline stages lie farthest apart.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 Letters: T tokens of a micro-batch on a device, w width, t tensor parallelism, f hidden size, V vocabulary. All 16-bit
 numbers have two bytes; the states of AdamW in mixed precision are 2 (weights) + 4 or 2 (gradients) + 12 (fp32 weights
 and two moments), sliced over the data axis from ZeRO stage 1 on (Rajbhandari et al., arXiv 1910.02054). Activations
-follow Korthikanti et al. (arXiv 2205.05198) tensor by tensor, so that grouped keys, gates and experts count as they are.
+follow Korthikanti et al. (arXiv 2205.05198) tensor by tensor, so that grouped keys, gates and experts count as they
+are.
 A stage of a pipeline keeps the activations of every micro-batch that has come and not yet gone back.
 """
 
@@ -102,7 +103,7 @@ def states(work: Work, layout: Layout, training: Training, stage: int) -> tuple[
 
 
 def kept(layer: LayerWork, work: Work, layout: Layout, training: Training) -> float:
-    """Bytes that the backward pass of one layer needs for each token of a micro-batch (all of it, where layers are recomputed)."""
+    """Bytes that the backward pass of one layer needs for each token of a micro-batch; full recomputation keeps one."""
     a, t, w = training.bytes, layout.tensor, work.width
     i = 1 if training.precision == "fp8" else a  # bytes of what goes into a product: it is kept as it was multiplied
     between = 2 * w * (a + i) + (2 * w if training.dropout else 0)  # what goes into and out of norms; dropout's masks

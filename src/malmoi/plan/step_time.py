@@ -1,8 +1,8 @@
 """Seconds of one update: what each device computes, moves, sends and waits for.
 
 One model for every machine and every publication. A layer is its matrix products, its attention, the bytes of
-everything between them, and what it sends; `malmoi.plan.physics` says what each of these takes on a device. A stage of a
-pipeline is its layers, an update so many micro-batches of the slowest stage, the wait of (p - 1) / v micro-batches'
+everything between them, and what it sends; `malmoi.plan.physics` says what each takes on a device. A pipeline's stage
+is its layers, an update so many micro-batches of the slowest stage, the wait of (p - 1) / v micro-batches'
 time (Narayanan et al., arXiv 2104.04473), the gradients' way over the data axis and the optimizer's pass over memory.
 """
 
@@ -295,7 +295,7 @@ class Clock:
         if not training.hides("data"):
             return total
         # sliced weights travel behind the layers before; gradients behind the last backward and the next forward pass:
-        # of one micro-batch, or, interleaved, of the last round of the pipeline, which ends with one piece after another
+        # of one micro-batch, or, interleaved, of the pipeline's last round, which ends with one piece after another
         turn = 1 / layout.interleave
         room = slowest.total * (pieces if layout.zero == 3 else turn + min(layout.pipeline, pieces) * (1 - turn))
         return max(total - room * self.physics.hide, (1 - self.physics.hide) * total)
