@@ -82,7 +82,12 @@ def settled(service, seconds=5.0):
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         load = service.load
-        if not load["running"] and not load["waiting"] and not service.engine.busy and load["blocks_free"] == load["blocks"]:
+        if (
+            not load["running"]
+            and not load["waiting"]
+            and not service.engine.busy
+            and load["blocks_free"] == load["blocks"]
+        ):
             return True
         time.sleep(0.005)
     return False

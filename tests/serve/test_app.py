@@ -8,6 +8,7 @@ import time
 import httpx
 import openai
 import pytest
+
 from serve.conftest import ANSWER, IDS, Running, question, service_of, settled, slowly, speaks
 
 TOOL = {
@@ -160,7 +161,9 @@ def test_sixty_that_leave_and_then_one_answer(rambling):
 def test_shutting_down_finishes_streams():
     server = Running(service_of(slowly(speaks, 0.05)))
     text = ""
-    with httpx.stream("POST", f"{server.address}/v1/chat/completions", json=question(stream=True), timeout=20) as answer:
+    with httpx.stream(
+        "POST", f"{server.address}/v1/chat/completions", json=question(stream=True), timeout=20
+    ) as answer:
         for line in answer.iter_lines():
             if not text:
                 server.server.should_exit = True  # what SIGTERM does

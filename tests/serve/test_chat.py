@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from serve.conftest import ANSWER, END_ID, HERE, IDS, TOKENIZER, question, rambles, service_of
 
 from malmoi.serve import schema
 from malmoi.serve.app import create_app
 from malmoi.serve.chat import plain
+from serve.conftest import ANSWER, END_ID, HERE, IDS, TOKENIZER, question, rambles, service_of
 
 URL = "/v1/chat/completions"
 
@@ -79,7 +79,9 @@ def test_explain_gives_a_trace_of_every_token_with_its_cost(client):
     assert [trace["id"] for trace in traces] == [*IDS, END_ID]
     assert {"probability", "rank", "entropy", "alternatives", "removed", "seconds", "joules"} <= traces[0].keys()
     assert {"temperature", "top_k"} <= traces[0]["removed"].keys()
-    assert sum(trace["seconds"] for trace in traces) > 0 and "busy core" in made["energy_method"] or "RAPL" in made["energy_method"]
+    assert (sum(trace["seconds"] for trace in traces) > 0 and "busy core" in made["energy_method"]) or "RAPL" in made[
+        "energy_method"
+    ]
     streamed = events(client.post(URL, json=question(explain=True, temperature=0.7, top_k=2, stream=True)).text)
     told = [trace for event in streamed for choice in event["choices"] for trace in choice.get("explain", [])]
     strip = lambda many: [{k: v for k, v in one.items() if k not in ("seconds", "joules")} for one in many]  # noqa: E731

@@ -4,12 +4,12 @@ import json
 
 import pytest
 from fastapi.testclient import TestClient
-from serve.conftest import HERE, question, service_of
 
 from malmoi.serve import limits
 from malmoi.serve.app import create_app
 from malmoi.serve.errors import ApiError
 from malmoi.serve.guard import Keys, require_plain_json
+from serve.conftest import HERE, question, service_of
 
 CHAT = "/v1/chat/completions"
 
@@ -181,7 +181,9 @@ def test_tensors_are_no_fields(client, field):
         assert client.post(route, json={**body, field: "gASVAAAA"}).status_code == 400
 
 
-@pytest.mark.parametrize("field", ["chat_template", "chat_template_kwargs", "mm_processor_kwargs", "add_generation_prompt"])
+@pytest.mark.parametrize(
+    "field", ["chat_template", "chat_template_kwargs", "mm_processor_kwargs", "add_generation_prompt"]
+)
 def test_templates_are_no_fields(client, field):
     """CVE-2024-34359, CVE-2026-5760, CVE-2025-61620: templates of clients were run."""
     assert client.post(CHAT, json=question(**{field: "{{ 1 }}"})).json()["error"]["param"] == field
@@ -199,7 +201,8 @@ def test_patterns_and_grammars_are_no_fields(client, field):
 
 
 @pytest.mark.parametrize(
-    "url", ["http://169.254.169.254/latest", "https://example.com/a.png", "file:///etc/passwd", "data:text/html,x", "//x"]
+    "url",
+    ["http://169.254.169.254/latest", "https://example.com/a.png", "file:///etc/passwd", "data:text/html,x", "//x"],
 )
 def test_no_address_is_ever_fetched(client, monkeypatch, url):
     """CVE-2025-6242, CVE-2026-24779: servers that fetched what a client named."""
@@ -210,7 +213,9 @@ def test_no_address_is_ever_fetched(client, monkeypatch, url):
     assert client.post(CHAT, json={"messages": [{"role": "user", "content": content}]}).status_code == 400
 
 
-@pytest.mark.parametrize("path", ["/v1/models/..%2f..%2fetc%2fpasswd", "/v1/models/sha256:../x", "/page/../../etc/passwd"])
+@pytest.mark.parametrize(
+    "path", ["/v1/models/..%2f..%2fetc%2fpasswd", "/v1/models/sha256:../x", "/page/../../etc/passwd"]
+)
 def test_no_path_leads_out(client, path):
     """CVE-2024-37032, CVE-2026-7020."""
     assert client.get(path).status_code == 404

@@ -6,13 +6,13 @@ import threading
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from serve.conftest import ANSWER, HERE, TOKENIZER, question, rambles, service_of, settled, slowly, speaks
 
 from malmoi.config import GenerationConfig, MalmoiError
 from malmoi.generate.request import Request
 from malmoi.serve import limits
 from malmoi.serve.app import create_app
 from malmoi.serve.errors import ApiError
+from serve.conftest import ANSWER, HERE, TOKENIZER, question, rambles, service_of, settled, slowly, speaks
 
 CHAT = "/v1/chat/completions"
 
