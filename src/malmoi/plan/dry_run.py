@@ -16,8 +16,8 @@ from typing import Any
 from malmoi.config import MalmoiError, ModelConfig, ParallelConfig, TrainConfig
 from malmoi.plan.flops import training_flops
 from malmoi.plan.layout import Layout, Training, check
-from malmoi.plan.memory import Memory, in_flight, parameters, stage_layers, stage_memory
-from malmoi.plan.work import Work, work_of
+from malmoi.plan.memory import Memory, activations, in_flight, parameters, stage_layers, stage_memory
+from malmoi.plan.work import LayerWork, Work, work_of
 
 CLASSES = ("weights", "gradients", "optimizer", "activations", "logits", "buffers")
 STATES = {"weights": 4.0, "gradients": 4.0, "optimizer": 8.0}  # bytes of a number: float32, and AdamW's two moments
@@ -39,8 +39,9 @@ def dry_run(config: ModelConfig, layout: Layout, training: Training, ranks: list
     chosen = ranks if ranks is not None else sorted({0, world - 1} if layout.pipeline > 1 else {0})
     if wrong := [rank for rank in chosen if not 0 <= rank < world]:
         raise MalmoiError(f"There is no process {wrong[0]}: the plan has {world}, numbered from 0.")
-    from malmoi.train.rehearsal import rehearse  # torch, and everything that trains
     from torch import bfloat16, float32
+
+    from malmoi.train.rehearsal import rehearse
 
     dtype = float32 if training.precision == "fp32" else bfloat16
     parallel, train = settings(ran, trained)
@@ -79,8 +80,8 @@ def nearest_run(layout: Layout, training: Training) -> tuple[Layout | None, Trai
             None,
             training,
             [
-                f"expert = {layout.expert} does not divide data = {layout.data}: parallel.py takes experts' processes from "
-                f"the data axis alone. Nothing was run."
+                f"expert = {layout.expert} does not divide data = {layout.data}: experts borrow the data axis alone in "
+                f"parallel.py. Nothing was run."
             ],
         )
     unless(layout.zero in (0, 3), f"ZeRO stage {layout.zero}: parallel.py slices all states or none. Stage 3 was run.")
@@ -175,9 +176,31 @@ def _more_activations(
             "a row may hold several documents: who sees whom is written down, once for all layers",
         )
     ]
+    tokens = rows * training.sequence
     if config.qk_norm and layout.recompute != "selective":
         each = [(layer.heads + layer.kv_heads) * layer.key_dim * number for layer, number in layers]
         held = max(each) / layers[0][1] if layout.recompute == "full" else flying * sum(each)
-        normed = rows * training.sequence * size * held / layout.tensor
+        normed = tokens * size * held / layout.tensor
         found.append((normed, "queries and keys are kept as they were before they were turned, for their norms"))
+    if layout.tensor > 1 and layout.recompute == "none":
+        gathers = sum(number * (1 if layer.experts else 2) for layer, number in layers)
+        kept_whole = flying * gathers * tokens * work.width * size * (1 - 1 / layout.tensor)
+        found.append((kept_whole, "tokens that were gathered before a pair of products are kept, not gathered again"))
+    if layout.recompute == "selective":
+        ours = tokens * size * sum(flying * number * _products(layer, work) for layer, number in layers) / layout.tensor
+        ours += tokens * size * max(_made_again(layer, work) for layer, _ in layers) / layout.tensor
+        theirs = activations(work, layout, training, stage)
+        found.append((ours - theirs, "the results of all products are kept, and all else of one layer is made again"))
     return found
+
+
+def _products(layer: LayerWork, work: Work) -> float:
+    """Numbers for a token that selective recomputation keeps of a layer: what went in, every product, attention."""
+    experts = layer.per_token * sum(each.outputs for each in layer.expert)
+    return work.width + sum(each.outputs for each in layer.dense) + experts + layer.heads * layer.value_dim
+
+
+def _made_again(layer: LayerWork, work: Work) -> float:
+    """Numbers for a token that the way back makes again, one layer at a time: norms, turned queries, hidden ones."""
+    turned = 2 * (layer.heads + layer.kv_heads) * layer.key_dim
+    return 2 * work.width + turned + layer.dense_hidden + layer.per_token * layer.expert_hidden

@@ -4,12 +4,14 @@ The program is the one that a real job runs (`parallel.py`, `cluster.py`, the op
 numbers (`pretence.py`) and among processes that do not exist (torch's fake process group: every exchange succeeds at
 once). What comes out is what a plan wants to know before the job is paid for: bytes by class, operations, messages.
 
-Devices are CPUs here, so FSDP, attention and norms take the paths that they take on a CPU; what is kept for the way back
-is nearly the same on a GPU.
+Devices are CPUs here, so FSDP, attention and norms take the paths that they take on a CPU; what is kept for the way
+back is nearly the same on a GPU.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -41,17 +43,23 @@ def rehearse(
     grid = layout(parallel, world, model, train)
     pieces = train.gradient_accumulation_steps
     run = min(pieces, max(ENOUGH, grid.stages))
-    _join(world, rank)
-    try:
+    with _job(world, rank):
         return _step(model, parallel, train.replace(gradient_accumulation_steps=run), grid, dtype, pieces)
-    finally:
-        dist.destroy_process_group()
 
 
-def _join(world: int, rank: int) -> None:
+@contextmanager
+def _job(world: int, rank: int) -> Iterator[None]:
+    """A job of `world` processes of which only this one exists; what another would tell it, it says itself."""
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
+    tell = dist.broadcast_object_list
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world)
+    try:
+        dist.broadcast_object_list = lambda *_given, **_named: None
+        yield
+    finally:
+        dist.broadcast_object_list = tell
+        dist.destroy_process_group()
 
 
 def _step(

@@ -1,0 +1,153 @@
+"""Is the planner right about this machine? Our own training runs, each a process of its own, beside what was planned.
+
+    flock LOCK env OMP_NUM_THREADS=1 python benchmarks/planner_here.py --out docs/results/planner_here.json
+    python benchmarks/planner_here.py --report docs/results/planner_here.json
+
+Each run makes some steps of `train/step.py` on one thread. Its memory is the peak of the process (resident set) above
+what the process held before the model was made; its time is the median step in seconds of the core (CPU time), which
+another program on the machine lengthens little. The planner knows the machine by `malmoi doctor`'s measurements of the
+same minutes alone, and a few constants of CPUs (`plan/here.py`). Rows marked *fit* were looked at when those were
+chosen; the others were not, and the errors that count are theirs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+# hidden size, layers, heads, sequence, rows of a micro-batch, micro-batches of a step, recomputation, optimizer
+GRID: list[tuple[int, int, int, int, int, int, str, str]] = [
+    (192, 4, 3, 256, 4, 1, "none", "adamw"),
+    (256, 4, 4, 256, 4, 1, "none", "adamw"),
+    (256, 6, 4, 512, 2, 1, "none", "adamw"),
+    (384, 4, 6, 256, 4, 1, "none", "adamw"),
+    (384, 6, 6, 256, 2, 2, "none", "adamw"),
+    (256, 4, 4, 256, 8, 1, "none", "adamw"),
+    (256, 4, 4, 256, 4, 2, "none", "muon"),
+    (256, 6, 4, 256, 4, 1, "full", "adamw"),
+    (384, 4, 6, 512, 2, 1, "selective", "adamw"),
+    (512, 4, 8, 256, 2, 1, "none", "adamw"),
+    (192, 8, 3, 256, 8, 1, "none", "adamw"),
+    (256, 8, 4, 512, 1, 2, "none", "adamw"),
+    (384, 4, 6, 256, 8, 1, "full", "adamw"),
+    (512, 6, 8, 256, 2, 1, "none", "muon"),
+    (256, 4, 4, 512, 4, 1, "none", "adamw"),
+    (384, 8, 6, 256, 2, 1, "selective", "adamw"),
+]
+FITTED = frozenset(range(0, len(GRID), 2))
+VOCABULARY = 8192
+STEPS = 7
+NAMES = ("hidden", "layers", "heads", "sequence", "rows", "accumulation", "recompute", "optimizer")
+
+
+def model_settings(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "vocab_size": VOCABULARY,
+        "hidden_size": row["hidden"],
+        "num_hidden_layers": row["layers"],
+        "num_attention_heads": row["heads"],
+        "max_position_embeddings": row["sequence"],
+    }
+
+
+# ---- a run, in a process of its own ---------------------------------------------------------------------------------
+
+
+def run(row: dict[str, Any], settings: dict[str, Any], steps: int) -> list[float]:
+    """CPU seconds of each of some steps of learning."""
+    import torch
+
+    from malmoi.config import ModelConfig, TrainConfig
+    from malmoi.model.gpt import GPT4LMHeadModel
+    from malmoi.train.memory import Piece
+    from malmoi.train.optimizer import build
+    from malmoi.train.parallel import recompute
+    from malmoi.train.precision import resolve
+    from malmoi.train.step import optimizer_step
+
+    length, seconds = settings["max_position_embeddings"], []
+    model = GPT4LMHeadModel(ModelConfig(**settings)).train()
+    for block in model.model.layers:
+        recompute(block, row["recompute"])
+    config = TrainConfig(optimizer=row["optimizer"], dtype="float32")
+    precise = resolve(config, torch.device("cpu"))
+    owner = build(model, config, precise.muon)
+    ids = torch.randint(0, settings["vocab_size"], (row["rows"], length))
+    positions = torch.arange(length).repeat(row["rows"], 1)
+    batch = Piece(ids, ids.roll(-1, 1), positions, torch.zeros_like(ids), ids.numel())
+    for step in range(steps):
+        start = time.process_time()
+        optimizer_step(
+            model,
+            owner,
+            [batch] * row["accumulation"],
+            learning_rate_factor=1.0,
+            max_grad_norm=1.0,
+            precision=precise,
+            seed=0,
+            step=step,
+        )
+        seconds.append(time.process_time() - start)
+    return seconds
+
+
+def own_process(row: dict[str, Any], channel: Any) -> None:
+    """What the run takes beyond what the process holds already: libraries, and what they keep for themselves."""
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak begins anew
+    seconds = run(row, model_settings(row), STEPS)
+    channel.send({"memory": _status("VmHWM") - before, "seconds": statistics.median(seconds[1:])})
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+def warm() -> None:
+    """Load and start everything that a run needs, in the process from which the runs are forked."""
+    small = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    for how in ("none", "full", "selective"):
+        for optimizer in ("adamw", "muon"):
+            row = {"recompute": how, "optimizer": optimizer, "rows": 1, "accumulation": 1}
+            run(row, {**small, "max_position_embeddings": 16}, 2)
+
+
+def measure(row: dict[str, Any]) -> dict[str, Any]:
+    fork = multiprocessing.get_context("fork")
+    here, there = fork.Pipe(duplex=False)
+    process = fork.Process(target=own_process, args=(row, there))
+    process.start()
+    there.close()
+    found = here.recv()
+    process.join()
+    return {**row, **found}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, help="measure, and write the rows here")
+    parser.add_argument("--report", type=Path, help="rows measured before: write the page beside them")
+    given = parser.parse_args()
+    if given.out:
+        examined = subprocess.run(
+            [sys.executable, "-m", "malmoi", "doctor", "--json"], check=True, capture_output=True, text=True
+        )
+        found: dict[str, Any] = {"machine": json.loads(examined.stdout), "rows": []}
+        warm()
+        for index, values in enumerate(GRID):
+            row = measure(dict(zip(NAMES, values, strict=True)))
+            found["rows"].append({**row, "fit": index in FITTED})
+            print(row, flush=True)
+            given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
