@@ -139,14 +139,17 @@ def test_the_dry_run_is_asked_with_the_layout_that_was_found(malmoi, monkeypatch
 
     def pretend(config, layout, training, ranks=None):
         asked.update(config=config, layout=layout, ranks=ranks)
-        memory = {"weights": 2.0**30, "peak": 2.0**31}
-        rank = {"rank": 0, "stage": 0, "memory": memory, "flops": 1.0, "communication": {"all_reduce": 5}}
-        return {"world": 8, "ranks": [rank], "not_run": ["context parallelism"]}
+        classes = ("weights", "gradients", "optimizer", "activations", "logits", "buffers", "peak")
+        memory, formula = dict.fromkeys(classes, 2.0**30), dict.fromkeys((*classes, "flops"), 2.0**30)
+        apart = [{"class": "weights", "bytes": 2.0**30, "why": "slices are rounded up"}]
+        rank = {"rank": 0, "stage": 0, "memory": memory, "formula": formula, "apart": apart, "flops": 1.0}
+        return {"world": 8, "ranks": [{**rank, "communication": {"all_reduce": 5}}], "not_run": ["context"]}
 
     monkeypatch.setattr(dry_run, "dry_run", pretend)
     out = malmoi("plan", "gpt2", "--on", "8xH100", "--dry-run", "--ranks", "3").out
     assert asked["layout"].devices == 8 and asked["ranks"] == [3]
-    assert "not run: context parallelism" in out and "rank 0 of 8" in out
+    assert "not run: context" in out and "rank 0 of 8" in out
+    assert "-50.0%" in out and "slices are rounded up" in out
 
 
 def test_amounts():

@@ -297,24 +297,29 @@ def _compared(found: dict[str, Any]) -> None:
 
 
 def _dry_run(found: dict[str, Any]) -> None:
-    screen, formula = console(), found["memory"]
+    screen = console()
     for each in found["dry_run"]["ranks"]:
+        formula, counted = each["formula"], each["memory"]
+        known: dict[str, float] = {}
+        for one in each["apart"]:
+            known[one["class"]] = known.get(one["class"], 0.0) + one["bytes"]
         rows = [
-            (
-                name,
-                gib(formula[name]),
-                gib(each["memory"][name]),
-                f"{each['memory'][name] / formula[name] - 1:+.1%}" if formula[name] else "",
-            )
-            for name in (*MEMORY, "peak")
-            if name in each["memory"]
-        ]
+            (name, gib(formula[name]), gib(known[name]) if name in known else "", gib(counted[name]),
+             _apart(formula[name] + known.get(name, 0.0), counted[name]))
+            for name in MEMORY
+        ]  # fmt: skip
+        expected = formula["peak"] + sum(known.values())
+        rows.append(("peak", gib(formula["peak"]), "", gib(counted["peak"]), _apart(expected, counted["peak"])))
         title = f"dry run: rank {each['rank']} of {found['dry_run']['world']:,}, stage {each['stage']}"
-        screen.print(table(("class", ">formula (fullest device)", ">dry run", ">difference"), rows, title))
-        moved = {name: size for name, size in each["communication"].items() if size}
-        screen.print(
-            f"FLOPs {each['flops']:.4g}; communication: "
-            + (", ".join(f"{name} {gib(size)}" for name, size in moved.items()) or "none")
-        )
+        screen.print(table(("class", ">formula", ">known besides", ">dry run", ">unexplained"), rows, title))
+        for why in dict.fromkeys(one["why"] for one in each["apart"]):
+            screen.print(f"  besides: {why}", markup=False)
+        moved = [f"{name} {gib(size)}" for name, size in each["communication"].items() if size]
+        words = f"FLOPs {each['flops']:.4g}, formula {formula['flops']:.4g}; communication: "
+        screen.print(words + (", ".join(moved) or "none"), markup=False)
     for reason in found["dry_run"]["not_run"]:
         screen.print(f"not run: {reason}", markup=False)
+
+
+def _apart(expected: float, counted: float) -> str:
+    return f"{counted / expected - 1:+.1%}" if expected else ""
