@@ -165,7 +165,9 @@ def emoji(asked: argparse.Namespace) -> dict[str, Any]:
 
 def named(model: Any, tokenizer: Any, shown: list[tuple[Any, Picture]], everything: list[Any]) -> list[dict[str, Any]]:
     """Names of pictures in each language: the exact name, a keyword, and how often another emoji's name has one."""
-    rows, others = [], np.random.default_rng(1).integers(0, len(everything), len(shown))
+    rows, place = [], {e.id: i for i, e in enumerate(everything)}
+    steps = np.random.default_rng(1).integers(1, max(2, len(everything)), len(shown))  # to any other one
+    others = [(place[e.id] + int(step)) % len(everything) for step, (e, _) in zip(steps, shown, strict=True)]
     for language in LANGUAGES:
         said = measured.describe(model, tokenizer, [(p, LABELS[language]) for _, p in shown], max_new_tokens=32)
         exact = sum(measured.same_name(s, e.names[language]) for s, (e, _) in zip(said, shown, strict=True))
