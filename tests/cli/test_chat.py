@@ -32,6 +32,23 @@ def test_the_conversation_is_kept_and_rendered_by_the_one_renderer(talk: Convers
     assert talk.prompt() == expected
 
 
+def test_a_turn_is_read_once(talk: Conversation, monkeypatch):
+    read, step = [], talk.speaker.backend.step
+
+    def counted(tokens, *rest):
+        read.append(len(tokens))
+        return step(tokens, *rest)
+
+    monkeypatch.setattr(talk.speaker.backend, "step", counted)
+    talk.answer("The red cat sees 2 birds near the house. The small dog sees 3 birds near the house.")
+    before = talk.prompt()
+    read.clear()
+    talk.answer("dog?")
+    block = talk.speaker.backend.block_size
+    assert len(before) > block
+    assert read[0] < block + len(talk.speaker.tokenizer.encode("dog?")) + 10  # the last block, the turn and its frame
+
+
 def test_the_oldest_turns_leave_first_and_it_is_said(talk: Conversation, capsys):
     system = {"role": "system", "content": "S"}
     turns = [{"role": role, "content": f"{number} the cat"} for number in range(8) for role in ("user", "assistant")]

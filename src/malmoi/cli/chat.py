@@ -12,7 +12,7 @@ import importlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,9 @@ from malmoi.cli import options
 from malmoi.cli.console import console, harmless, write
 from malmoi.cli.folders import Speaker, open_speaker, say_note
 from malmoi.config import GenerationConfig, MalmoiError, nearest
+
+if TYPE_CHECKING:
+    from malmoi.generate.engine import Engine
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
@@ -90,6 +93,7 @@ class Conversation:
     settings: dict[str, Any]
     messages: list[dict[str, str]] = field(default_factory=list)
     explain: bool = False
+    engine: Engine | None = None
 
     def prompt(self) -> list[int]:
         """The ids to answer, the oldest turns left out (and said) where the context is too small for all of them."""
@@ -134,14 +138,17 @@ class Conversation:
         self.messages.append({"role": "assistant", "content": "".join(said)})
 
     def _stream(self, ids: list[int]) -> Iterator[Any]:
-        from malmoi.generate.engine import stream
+        from malmoi.generate.engine import Engine, stream
         from malmoi.tokens.chat import END
+
+        if self.engine is None:  # kept, so that a turn is read once and not again with every later one
+            self.engine = Engine(self.speaker.backend, self.speaker.tokenizer)
 
         own = self.speaker.generation_config.eos_token_id
         ends = (own,) if isinstance(own, int) else own or ()
         turn_end = self.speaker.tokenizer.convert_tokens_to_ids(END)
         settings = {**self.settings, "eos_token_id": tuple({*ends, turn_end})}
-        return stream(self.speaker.backend, self.speaker.tokenizer, ids, trace=self.explain, **settings)
+        return stream(self.engine, self.speaker.tokenizer, ids, trace=self.explain, **settings)
 
     def _write(self, token: Any) -> None:
         if self.explain and token.trace is not None and token.text:

@@ -63,7 +63,8 @@ def load(verb: str) -> Any:
     module = importlib.import_module(f"malmoi.cli.{VERBS[verb][0]}")
     command = typer.main.get_command(module.app)
     command.name = verb
-    for one in (command, *getattr(command, "commands", {}).values()):
+    pages: list[Any] = [command, *getattr(command, "commands", {}).values()]
+    for one in pages:
         one.help = reflowed(one.help or "")
         one.format_help = functools.partial(_explained_help, one, one.format_help)
     return command

@@ -344,7 +344,7 @@ def generate(
 
 
 def stream(
-    model: GPT4LMHeadModel | Backend,
+    model: GPT4LMHeadModel | Backend | Engine,
     tokenizer: GPT4Tokenizer,
     prompt_ids: Any,
     config: GenerationConfig | None = None,
@@ -354,9 +354,12 @@ def stream(
 ) -> Iterator[Token]:
     """Continue one prompt, a `Token` at a time; the texts joined are what `generate` gives with the same seed.
 
-    Mistakes are raised by the call itself, before the first token is asked for.
+    `model` may be an `Engine` that is kept from one call to the next: what begins as an earlier prompt did, as every
+    turn of a conversation does, is then not read again. Mistakes are raised by the call itself, before the first token
+    is asked for.
     """
-    engine = Engine(model, tokenizer, budget=_BUDGET_ALONE, prefix_cache=False)
+    kept = isinstance(model, Engine)
+    engine = model if kept else Engine(model, tokenizer, budget=_BUDGET_ALONE, prefix_cache=False)
     prompts, config = _completed(engine, prompt_ids, None, config, settings)
     if len(prompts.lengths) * config.num_return_sequences != 1:
         raise MalmoiError(
