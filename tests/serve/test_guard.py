@@ -214,7 +214,7 @@ def test_no_address_is_ever_fetched(client, monkeypatch, url):
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/models/..%2f..%2fetc%2fpasswd", "/v1/models/sha256:../x", "/page/../../etc/passwd"]
+    "path", ["/v1/models/..%2f..%2fetc%2fpasswd", "/v1/models/sha256:../x", "/page/../../x"]
 )
 def test_no_path_leads_out(client, path):
     """CVE-2024-37032, CVE-2026-7020."""
