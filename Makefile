@@ -79,7 +79,7 @@ $(VENV)/.torch: $(VENV)/.made constraints.txt
 
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml setup.py $(NATIVE)
 	@echo "Installing malmoi ..."
-	@$(PIP) --no-build-isolation --editable ".[plots,data]"
+	@$(PIP) --no-build-isolation --editable ".[plots,data,images,serve]"
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed

@@ -65,7 +65,8 @@ def test_a_shell_line_names_verbs_and_options_that_exist(name: str, line: list[s
 RUNNABLE = [
     line for line in malmoi_lines("README.md") if line[0] not in ("train", "quickstart") and "books/" not in line
 ]
-RUNNABLE = [line for line in RUNNABLE if line[0] != "runs" and not any(word.startswith("runs/books") for word in line)]
+RUNNABLE = [line for line in RUNNABLE if line[0] not in ("runs", "serve")]  # what serves has tests of its own
+RUNNABLE = [line for line in RUNNABLE if not any(word.startswith(("runs/books", "runs/mnist")) for word in line)]
 
 
 @pytest.mark.parametrize("line", RUNNABLE, ids=" ".join)
@@ -83,7 +84,7 @@ def test_both_readmes_have_the_same_commands_and_table():
     assert english == korean
     for name in READMES:
         text = (ROOT / name).read_text(encoding="utf-8")
-        assert re.findall(r"^\| `malmoi (\w+)` \|", text, flags=re.MULTILINE) == list(VERBS)
+        assert re.findall(r"^\| `malmoi ([\w-]+)` \|", text, flags=re.MULTILINE) == list(VERBS)
 
 
 @pytest.mark.parametrize("name", READMES)
