@@ -16,6 +16,7 @@ S tokens seen, L layers, H heads, D hidden size, V vocabulary
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -84,10 +85,10 @@ def explain_step(
 ) -> dict[str, Any]:
     """How the token after `ids` came about, as plain data.
 
-    `tokens`: the last ids that were seen, with their texts, from position `start` on. `layers`: for the embeddings
-    (layer 0) and each layer its likeliest `guesses`, its `entropy` in nats, the `probability` and `rank` that it gives
-    to `token`, and `attention`: for each head the weights over `tokens`, and in `earlier` what went to tokens before
-    `start`.
+    `tokens`: the last ids that were seen, from position `start` on, with their texts (a character that several tokens
+    make stands with the last of them). `layers`: for the embeddings (layer 0) and each layer its likeliest `guesses`,
+    its `entropy` in nats, the `probability` and `rank` that it gives to `token`, and `attention`: for each head the
+    weights over `tokens`, and in `earlier` what went to tokens before `start`.
     """
     if token is not None and not 0 <= token < model.config.vocab_size:
         raise MalmoiError(f"The token {token} is outside the vocabulary, 0 to {model.config.vocab_size - 1}.")
@@ -100,7 +101,8 @@ def explain_step(
         said = _guesses(logprobs, tokenizer, token)
         pattern = step.patterns[layer - 1] if layer else None
         layers.append({"layer": layer, **said, **_attention(pattern, start)})
-    spelled = [{"id": each, "text": _text(tokenizer, each)} for each in step.ids[start:]]
+    spell = codecs.getincrementaldecoder("utf-8")("replace").decode
+    spelled = [{"id": each, "text": spell(tokenizer.token_bytes(each))} for each in step.ids[start:]]
     return {"start": start, "tokens": spelled, "layers": layers}
 
 

@@ -48,9 +48,9 @@ export function stageBars(trace, settings = {}) {
 }
 
 /** The alternatives as rows: colour, token, a thin bar before the settings over a full one after them. `choose(other)`
- * makes each of them a button. */
-export function alternativeRows(trace, chosen, choose) {
-  const rows = trace.alternatives.map((other, place) => {
+ * makes each of them a button but the one that was `chosen`; `most` bounds their number. */
+export function alternativeRows(trace, { chosen = null, choose = null, most = Infinity }) {
+  const rows = trace.alternatives.slice(0, most).map((other, place) => {
     const before = share(other.logprob);
     const after = share(other.final_logprob);
     const current = other.id === chosen;

@@ -1,4 +1,4 @@
-// Elements without innerHTML: whatever a model says can only ever become text.
+// Elements made one by one, no HTML parsed: whatever a model says can only ever become text.
 
 /** An element. Properties that begin with "on" are listeners; `class`, `data`, `style` (custom properties) are as they
  * sound; true and false set or leave out an attribute; children may be nodes, texts, lists, or nothing. */

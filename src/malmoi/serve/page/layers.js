@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { fill, h } from "./dom.js";
 import { t } from "./i18n.js";
-import { percent, visible } from "./tokens.js";
+import { isControl, percent, visible } from "./tokens.js";
 import * as tree from "./tree.js";
 
 /** Asked for by a button: the server opens the model in torch for it the first time, which takes a while. */
@@ -65,7 +65,7 @@ function attention(seen) {
     const most = Math.max(...weights, 1e-9);
     const earlier = head === null ? mean(layer.earlier) : layer.earlier[head];
     const words = seen.tokens.map((token, place) =>
-      h("span", { class: "seen", title: percent(weights[place]), style: { "--weight": (weights[place] / most) ** 0.6 } }, token.text.replace(/\n/g, "⏎")),
+      h("span", { class: isControl(token) ? "seen control" : "seen", title: percent(weights[place]), style: { "--weight": (weights[place] / most) ** 0.6 } }, token.text.replace(/\n/g, "⏎")),
     );
     fill(text, seen.start ? h("span", { class: "muted" }, `… ${percent(earlier)} `) : null, words);
     const best = weights.indexOf(most);

@@ -85,6 +85,7 @@ const app = {
     conversation.chosen[parent.id] = nodes[0].id;
     conversation.spread = group;
     if (!this.conversations.includes(conversation)) this.conversations.unshift(conversation);
+    storage.prefer({ current: conversation.id });
     const controller = new AbortController();
     if (!ended) for (const node of nodes) this.writing.set(node.id, controller);
     this.closeWord();

@@ -7,6 +7,7 @@ import { language, settingName, t } from "./i18n.js";
 import * as tree from "./tree.js";
 
 const WAIT = 120; // ms after the last move of a slider
+const SHOWN = 5; // tokens of the preview
 const FIELDS = new Set(["seed", "stop"]); // typed, not slid
 const OF_LENGTH = new Set(["max_completion_tokens", "n", "seed", "stop"]); // that do not shape the distribution
 
@@ -24,7 +25,7 @@ export async function settingsPanel(app) {
   drawPreview(app, preview);
   return [
     systemField(app),
-    h("section", {}, h("h3", {}, t("preview")), h("p", { class: "hint" }, t("previewHint")), preview),
+    h("section", { class: "preview-section" }, h("h3", {}, t("preview")), h("p", { class: "hint" }, t("previewHint")), preview),
     h("section", { class: "settings" }, h("h3", {}, t("settings")), rows),
     h("button", { type: "button", class: "small wide-button", onclick: () => app.setSettings({}, true) }, t("resetAll")),
   ];
@@ -94,7 +95,7 @@ async function drawPreview(app, element) {
   const { messages, answerIds, words } = place(app);
   try {
     const trace = await api.post("/inside/next", { ...app.settings, messages, answer_ids: answerIds }, asked.signal);
-    fill(element, h("p", { class: "preview-place" }, words), alternativeRows(trace, null, null), stageBars(trace, app.settings));
+    fill(element, h("p", { class: "preview-place" }, words), alternativeRows(trace, { most: SHOWN }), stageBars(trace, app.settings));
   } catch (error) {
     if (error.name !== "AbortError") fill(element, h("p", { class: "error" }, app.explainError(error)));
   }

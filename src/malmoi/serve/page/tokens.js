@@ -41,7 +41,7 @@ export function visible(text) {
 }
 
 export function percent(share) {
-  if (share === null || share === undefined) return "–";
+  if (!share) return "0 %";
   if (share >= 0.9995) return "100 %";
   return share >= 0.1 ? `${(100 * share).toFixed(0)} %` : share >= 0.001 ? `${(100 * share).toFixed(1)} %` : "< 0.1 %";
 }

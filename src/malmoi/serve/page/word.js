@@ -25,7 +25,7 @@ export function wordPanel(app, node, index) {
     ),
     token.chosenByHand ? h("p", { class: "note" }, t("byHand")) : null,
     figures(token),
-    section(t("alternatives"), t("alternativesHint"), alternativeRows(token, token.id, (other) => app.goOn(node, index, other))),
+    section(t("alternatives"), t("alternativesHint"), alternativeRows(token, { chosen: token.id, choose: (other) => app.goOn(node, index, other) })),
     section(t("whatSettingsDid"), settingsHint(token), stageBars(token, node.settings)),
     layersView(app, node, index),
   ];
