@@ -481,7 +481,7 @@ def dial(arguments: argparse.Namespace, keep: Keep) -> None:
 
 
 def where(arguments: argparse.Namespace, keep: Keep) -> None:
-    for shape, steps in (("1m", 20), ("10m", 3)):
+    for shape, steps in (("1m", 5), ("10m", 3)):
         for name, task in (("malmoi, Muon", {}), ("malmoi, AdamW", {"train": {"optimizer": "adamw"}})):
             whole = {**fields(arguments), **task, "kind": "malmoi", "shape": shape, "measure": "where", "steps": steps}
             keep(f"where {shape}", name, 0, lambda task=whole: measure(task))

@@ -114,6 +114,10 @@ def _race(part: str, contestants: dict[str, Turns]) -> list[str]:
             f"run's log. Seconds of a core are those that the command worked: fewer than passed where "
             f"other programs worked too. N-gram embeddings are an option that other programs cannot load."
         )
+    core = [turn for turns in contestants.values() for turn in turns.values() if turn.get("core_seconds")]
+    if core:
+        share = sum(turn["core_seconds"] for turn in core) / sum(turn["seconds"] for turn in core)
+        before += f" On average a command had {share:.1f} cores to itself while this was measured."
     title = f"Rows of {width}{kind}"
     head = (
         "command",
