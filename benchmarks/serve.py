@@ -5,10 +5,10 @@
     python benchmarks/serve.py disconnects     10,000 clients that leave
     python benchmarks/serve.py fuzz            100,000 odd requests
 
-Everything stays on 127.0.0.1. The weights are GPT-2 124M with random numbers, the same for all: int8 in our engine, Q8_0
-for llama.cpp (its own server, as the wheel xllamacpp brings it), float32 for transformers. Sampling at temperature 1, so
-that no text repeats itself; every prompt is another, so that no prompt is found in a cache. A part's figures are kept in
-docs/results/serve.json, and docs/results/serve.md is written anew from all that is there.
+Everything stays on 127.0.0.1. The weights are GPT-2 124M with random numbers, the same for all: int8 in our engine,
+Q8_0 for llama.cpp (its own server, as the wheel xllamacpp brings it), float32 for transformers. Sampling at temperature
+1, so that no text repeats itself; every prompt is another, so that no prompt is found in a cache. A part's figures are
+kept in docs/results/serve.json, and docs/results/serve.md is written anew from all that is there.
 """
 
 from __future__ import annotations
@@ -67,24 +67,27 @@ class Served:
 
     def __init__(self, name: str, command: list[str], fields: dict[str, Any], port: int | None = None) -> None:
         self.name, self.fields = name, fields
-        log = Path(f"{ROOT}/runs/serve-{name.split()[0]}.log")
+        log = ROOT / "runs" / f"serve-{name.replace(' ', '-').replace(',', '')}.log"
         log.parent.mkdir(exist_ok=True)
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
         with log.open("w") as out:
             self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment)
-        self.port = port or 0
-        until = time.monotonic() + 180
+        self.port, self.log = port or 0, log
+
+    def ready(self, seconds: float = 240) -> Served:
+        """Wait until it answers; raises where it does not."""
+        until = time.monotonic() + seconds
         while True:
-            said = log.read_text(errors="replace")
+            said = self.log.read_text(errors="replace")
             found = [word for word in said.split() if word.startswith("http://127.0.0.1:")]
             if not self.port and found:
                 self.port = int(found[-1].rsplit(":", 1)[1].rstrip("/"))
             with contextlib.suppress(OSError):
                 if self.port and asyncio.run(get(self.port, "/health"))[0] == 200:
-                    return
+                    return self
             if self.process.poll() is not None or time.monotonic() > until:
                 self.close()
-                raise RuntimeError(f"{name} does not start: {said[-300:]}")
+                raise RuntimeError(f"{self.name} does not start: {said[-300:]}")
             time.sleep(0.2)
 
     def memory(self) -> float:
@@ -169,10 +172,11 @@ def load(arguments: argparse.Namespace, models: Models) -> dict[str, Any]:
             "transformers float32": lambda: transformers(models, arguments.threads, False),
             "transformers float32, batching": lambda: transformers(models, arguments.threads, True),
         }
-        for name, make in makers.items():
+        started = {name: make() for name, make in makers.items()}
+        for name, server in started.items():
             try:
-                servers.append(make())
-            except Exception as error:
+                servers.append(server.ready())
+            except RuntimeError as error:
                 found["unavailable"][name] = str(error)[-200:]
         rng = random.Random(1)
         for server in servers:
@@ -195,7 +199,7 @@ def load(arguments: argparse.Namespace, models: Models) -> dict[str, Any]:
 
 def overload(arguments: argparse.Namespace, models: Models) -> dict[str, Any]:
     """Requests come at 100 times the rate at which they can be answered, whatever the answers say."""
-    server, rng = ours(models, arguments.threads), random.Random(2)
+    server, rng = ours(models, arguments.threads).ready(), random.Random(2)
     tokens = 256
     try:
         asyncio.run(together(server, 8, 32, 1, rng))
@@ -258,7 +262,7 @@ async def _flood(
 
 def disconnects(arguments: argparse.Namespace, models: Models) -> dict[str, Any]:
     """Clients that leave at random moments, 32 at a time."""
-    server = ours(models, arguments.threads)
+    server = ours(models, arguments.threads).ready()
     try:
         asyncio.run(together(server, 8, 16, 1, random.Random(3)))
 
@@ -299,15 +303,16 @@ def disconnects(arguments: argparse.Namespace, models: Models) -> dict[str, Any]
 
 
 def odd(arguments: argparse.Namespace, models: Models) -> dict[str, Any]:
-    """Odd requests over 16 connections."""
-    server = ours(models, arguments.threads)
+    """Odd requests over 16 connections; with --piece, a part of them, added to those that were sent before."""
+    server = ours(models, arguments.threads).ready()
     try:
         statuses: dict[int, int] = {}
         memory, began = [server.memory()], time.perf_counter()
 
         async def all_of() -> list[str]:
             share = arguments.count // 16
-            made = await asyncio.gather(*(fuzz(server.port, seed, share, statuses) for seed in range(16)))
+            seeds = range(16 * arguments.piece, 16 * arguments.piece + 16)
+            made = await asyncio.gather(*(fuzz(server.port, seed, share, statuses) for seed in seeds))
             return [fault for faults in made for fault in faults]
 
         faults = asyncio.run(all_of())
@@ -324,6 +329,19 @@ def odd(arguments: argparse.Namespace, models: Models) -> dict[str, Any]:
         server.close()
 
 
+def added(before: dict[str, Any], piece: dict[str, Any]) -> dict[str, Any]:
+    """Both pieces of odd requests as one."""
+    codes = {*before["statuses"], *piece["statuses"]}
+    return {
+        "count": before["count"] + piece["count"],
+        "seconds": before["seconds"] + piece["seconds"],
+        "statuses": {code: before["statuses"].get(code, 0) + piece["statuses"].get(code, 0) for code in sorted(codes)},
+        "faults": before["faults"] + piece["faults"],
+        "memory": [*before["memory"], *piece["memory"]],
+        "alive": before["alive"] and piece["alive"],
+    }
+
+
 PARTS = {"load": load, "overload": overload, "disconnects": disconnects, "fuzz": odd}
 
 
@@ -336,6 +354,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--each", type=int, default=2, help="questions of a client in a round")
     parser.add_argument("--slow-clients", type=int, default=8, help="transformers is not asked by more at once")
+    parser.add_argument("--piece", type=int, default=0, help="of fuzz: 1, 2, ... other seeds, added to what is there")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--count", type=int, default=0, help="of disconnects (10,000) or odd requests (100,000)")
     arguments = parser.parse_args()
@@ -344,8 +363,10 @@ def main() -> None:
         arguments.count = arguments.count or {"fuzz": 100_000}.get(part, 10_000)
         peers = Peers(ROOT / "runs" / "decode" / "peers")
         models = Models(arguments.models, peers, random_weights("gpt2"), method="nearest")
+        made = PARTS[part](arguments, models)
+        found = json.loads(RESULT.read_text()) if RESULT.is_file() else {}  # what another run has added meanwhile
         found["machine"] = {"processor": processor()[0], "cores": os.cpu_count(), "threads": arguments.threads}
-        found[part] = PARTS[part](arguments, models)
+        found[part] = added(found[part], made) if part == "fuzz" and arguments.piece and part in found else made
         RESULT.write_text(json.dumps(found, indent=1) + "\n")
     RESULT.with_suffix(".md").write_text(serve_report.page(found))
 

@@ -33,9 +33,10 @@ def _load(part: dict[str, Any]) -> list[str]:
         "## Streaming clients",
         "",
         f"Each client asks {part['each']} questions of 32 words, one after another, and gets {part['tokens']} tokens, "
-        f"sampled at temperature 1. {len(part['rounds'])} rounds, the servers in turns; transformers in the first round "
-        "only. Rates are medians over the rounds, times over all requests; ratios are taken within a round: median, and "
-        "in brackets the least and the most.",
+        f"sampled at temperature 1. {len(part['rounds'])} rounds, the servers in turns; transformers in the first "
+        "round "
+        "only. Rates are medians over the rounds, times over all requests; ratios are taken within a round: "
+        "median, and in brackets the least and the most.",
         "",
         "| clients | server | tokens/s | first token p50 | p99 | whole answer p50 | p99 | ours is faster by |",
         "|---|---|---|---|---|---|---|---|",
@@ -111,8 +112,8 @@ def _disconnects(part: dict[str, Any]) -> list[str]:
     return [
         "## Clients that leave",
         "",
-        f"{part['count']:,} clients, 32 at a time, left at random moments: before the request was whole, before the first "
-        f"token, or within the answer. It took {part['seconds']:.0f} s.",
+        f"{part['count']:,} clients, 32 at a time, left at random moments: before the request was whole, before the "
+        f"first token, or within the answer. It took {part['seconds']:.0f} s.",
         "",
         "| | |",
         "|---|---|",
@@ -130,14 +131,14 @@ def _fuzz(part: dict[str, Any]) -> list[str]:
     return [
         "## Odd requests",
         "",
-        f"{part['count']:,} requests, most of them wrong: fields changed, JSON of any shape, bytes flipped, odd headers. It "
-        f"took {part['seconds']:.0f} s.",
+        f"{part['count']:,} requests, most of them wrong: fields changed, JSON of any shape, bytes flipped, odd "
+        f"headers. It took {part['seconds']:.0f} s.",
         "",
         "| | |",
         "|---|---|",
         f"| by status | {statuses} |",
         f"| 5xx or no answer | {len(part['faults'])} |",
-        f"| memory before, after | {part['memory'][0]:.0f}, {part['memory'][-1]:.0f} MB |",
+        f"| memory before, after each piece | {', '.join(f'{size:.0f}' for size in part['memory'])} MB |",
         f"| lives and is ready afterwards | {'yes' if part['alive'] else 'NO'} |",
         "",
         *faults,

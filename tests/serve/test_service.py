@@ -1,6 +1,7 @@
 """Turns, bounds, leaving, dying: the queue and the engine's thread."""
 
 import asyncio
+import concurrent.futures
 import threading
 
 import numpy as np
@@ -119,6 +120,46 @@ def test_leaving_in_the_queue_and_in_flight_leaves_nothing_behind(monkeypatch):
 
     with_service(service, work)
     assert settled(service)
+
+
+def test_a_place_is_free_within_one_step_of_leaving():
+    service = service_of(slowly(rambles, 0.01))
+
+    async def work():
+        async with service.answering(asking(500), "") as answer:
+            async for _ in answer.pieces():
+                break
+        steps = len(service.engine.backend.calls)
+        while service.engine.busy:
+            await asyncio.sleep(0.001)
+        assert len(service.engine.backend.calls) - steps <= 2  # the step that was on its way, and what it had begun
+        assert service.load["blocks_free"] == service.load["blocks"]
+
+    with_service(service, work)
+
+
+def test_the_native_engine_answers_the_same_alone_and_in_company():
+    """Bitwise: temperature 0 and a seed, and the log-probabilities too."""
+    from malmoi import GPT4LMHeadModel, ModelConfig
+    from malmoi.generate.engine import Engine
+    from malmoi.native.library import unavailable
+    from malmoi.serve.service import Service
+
+    if unavailable() is not None:
+        pytest.skip(f"no native engine here: {unavailable()}")
+    from malmoi.native.core import NativeModel
+
+    config = ModelConfig(vocab_size=len(TOKENIZER), hidden_size=64, num_hidden_layers=2, num_attention_heads=4)
+    native = NativeModel.from_model(GPT4LMHeadModel(config), "float32", num_blocks=256, threads=1)
+    service = Service(Engine(native, TOKENIZER), TOKENIZER, "native")
+    cases = [question(seed=7, max_tokens=12, logprobs=True), question(temperature=0, max_tokens=12, logprobs=True)]
+    with TestClient(create_app(service), base_url=HERE) as client:
+        alone = [client.post(CHAT, json=case).json()["choices"] for case in cases]
+        with concurrent.futures.ThreadPoolExecutor(12) as pool:
+            others = [pool.submit(client.post, CHAT, json=question(seed=k, max_tokens=30)) for k in range(8)]
+            again = [pool.submit(client.post, CHAT, json=case) for case in cases]
+            assert [one.result().json()["choices"] for one in again] == alone
+            assert all(one.result().status_code == 200 for one in others)
 
 
 def test_an_answer_that_takes_too_long_is_ended(monkeypatch):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from malmoi import __version__
 from malmoi.config import MalmoiError
-from malmoi.serve import chat, completions, embeddings, limits, responses, status
+from malmoi.serve import chat, completions, embeddings, images, limits, responses, status
 from malmoi.serve.errors import ApiError, of_fields, told
 from malmoi.serve.guard import Guard, Keys
 from malmoi.serve.service import Service
@@ -45,7 +45,7 @@ def create_app(service: Service, *, keys: Sequence[str] = (), hosts: Sequence[st
     )
     app.state.service = service
     _tell_errors(app)
-    for topic in (chat, completions, responses, embeddings, status):
+    for topic in (chat, completions, responses, embeddings, images, status):
         app.include_router(topic.router(service))
     for name in ("inside", "page"):  # looking inside, and the page for people
         if importlib.util.find_spec(f"malmoi.serve.{name}") is not None:
@@ -54,13 +54,13 @@ def create_app(service: Service, *, keys: Sequence[str] = (), hosts: Sequence[st
                 module.add_page(app)
             else:
                 app.include_router(module.router(service))
-    images = service.tokenizer.images is not None
+    pictures = service.tokenizer.images is not None
     app.add_middleware(
         Guard,
         metrics=service.metrics,
         keys=Keys(keys),
         hosts=hosts,
-        body_bytes=limits.PICTURE_BODY_BYTES if images else limits.BODY_BYTES,
+        body_bytes=limits.PICTURE_BODY_BYTES if pictures else limits.BODY_BYTES,
     )
     return app
 

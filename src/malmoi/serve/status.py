@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from malmoi.serve import schema
 from malmoi.serve.asking import require_model
-from malmoi.serve.errors import ApiError
 from malmoi.serve.prompts import ordinary
 from malmoi.serve.service import Service
 
@@ -55,19 +54,7 @@ def router(service: Service) -> "APIRouter":
         require_model(service, body.model)
         return {"text": await service.blocking(service.tokenizer.decode, ordinary(service, body.tokens, "tokens"))}
 
-    @routes.post("/v1/images/generations")
-    async def images(body: schema.ImagesRequest) -> dict[str, Any]:
-        require_model(service, body.model)
-        raise ApiError(400, why_not_draw(service), code="not_available")
-
     return routes
-
-
-def why_not_draw(service: Service) -> str:
-    """Why no picture can be had here."""
-    if service.tokenizer.images is None:
-        return "This model writes text only: it was trained without pictures, and has no tokens for them."
-    return "This server does not draw yet; `malmoi draw` does, with the same model."
 
 
 def _model(service: Service) -> dict[str, Any]:
@@ -82,5 +69,5 @@ def _model(service: Service) -> dict[str, Any]:
         "model_hash": service.model_hash,
         "engine": service.engine_name,
         "reads_images": images,
-        "draws_images": False,
+        "draws_images": images,
     }

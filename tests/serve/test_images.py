@@ -1,0 +1,85 @@
+"""/v1/images/generations: pictures by seed, as many as asked for; pictures in a conversation; bombs."""
+
+import base64
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from malmoi.config import ImageTokenizerConfig
+from malmoi.generate.backend import FunctionBackend
+from malmoi.generate.engine import Engine
+from malmoi.serve.app import create_app
+from malmoi.serve.service import Service
+from malmoi.tokens import vocabulary
+from malmoi.tokens.image import ImageTokenizer
+from malmoi.tokens.interleave import with_images
+from serve.conftest import HERE
+
+image_module = pytest.importorskip("PIL.Image")
+
+URL, CHAT = "/v1/images/generations", "/v1/chat/completions"
+
+
+@pytest.fixture(scope="module")
+def painter():
+    images = ImageTokenizer(ImageTokenizerConfig(image_size=32, levels=(4, 3), hidden_channels=8, num_blocks=0)).eval()
+    tokenizer = with_images(vocabulary.learn(["a red circle, two blue circles"] * 9, 275), images)
+    backend = FunctionBackend(lambda past: np.zeros(len(tokenizer)), len(tokenizer), num_blocks=1024, block_size=8)
+    with TestClient(create_app(Service(Engine(backend, tokenizer), tokenizer, "painter")), base_url=HERE) as client:
+        yield client
+
+
+def test_pictures_by_seed(painter):
+    made = painter.post(URL, json={"prompt": "a red circle", "n": 2, "seed": 5}).json()
+    again = painter.post(URL, json={"prompt": "a red circle", "n": 2, "seed": 5}).json()
+    assert made["data"] == again["data"] and made["data"][0] != made["data"][1] and made["seed"] == 5
+    for one in made["data"]:
+        picture = image_module.open(io.BytesIO(base64.b64decode(one["b64_json"])))
+        assert (picture.format, picture.size) == ("PNG", (32, 32))
+    assert painter.get("/v1/models").json()["data"][0]["draws_images"]
+
+
+@pytest.mark.parametrize("fields", [{"n": 9}, {"size": "4096x4096"}, {"response_format": "url"}, {"temperature": -1}])
+def test_what_cannot_be_drawn_is_a_400(painter, fields):
+    assert painter.post(URL, json={"prompt": "x", **fields}).status_code == 400
+
+
+def asked(data, kind="png"):
+    url = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "what is it?"}]
+    return {"messages": [{"role": "user", "content": parts}], "max_tokens": 3}
+
+
+def png_of(width, height):
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    lines = zlib.compress(b"\0" * 1000)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", lines) + chunk(b"IEND", b"")
+
+
+def test_a_picture_in_a_conversation_is_read(painter):
+    buffer = io.BytesIO()
+    image_module.new("RGB", (20, 20), "red").save(buffer, "PNG")
+    made = painter.post(CHAT, json=asked(buffer.getvalue()))
+    assert made.status_code == 200 and made.json()["usage"]["prompt_tokens"] > 64
+
+
+@pytest.mark.parametrize(
+    "data",
+    [png_of(100_000, 100_000), png_of(5000, 5000), b"SIMPLE  =  T", b"\x1f\x8b" + b"x" * 99, b"", b"<svg/>"],
+    ids=["huge", "large", "fits", "gzip", "empty", "svg"],
+)
+def test_bombs_and_other_formats_are_refused_by_their_beginning(painter, data):
+    """CVE-2026-22773 and Pillow's FITS bomb: what a file claims is read before anything of it is unpacked."""
+    answer = painter.post(CHAT, json=asked(data))
+    assert answer.status_code == 400 and "Traceback" not in answer.text
+
+
+def test_a_text_model_takes_no_pictures(client):
+    assert client.post(CHAT, json=asked(png_of(2, 2))).status_code == 400
