@@ -25,6 +25,7 @@ SIDE_CUDA = 8192
 BUFFER = 256 << 20  # bytes that are read or copied: far more than caches hold
 DISK = 128 << 20
 ENOUGH = 1.0  # seconds for a measurement
+CLOCK = time.perf_counter
 KINDS = ("float32", "bfloat16", "int8")
 FLAGS = (
     "avx2",
@@ -131,11 +132,11 @@ def _allowance() -> int | None:
 
 def fastest(work: Callable[[], Any], enough: float = ENOUGH) -> float:
     """Seconds of the quickest of as many runs as fit into `enough` seconds; three at least, unless one takes longer."""
-    best, begin, runs = float("inf"), time.perf_counter(), 0
-    while time.perf_counter() - begin < enough or (runs < 3 and best < enough):
-        start = time.perf_counter()
+    best, begin, runs = float("inf"), CLOCK(), 0
+    while CLOCK() - begin < enough or (runs < 3 and best < enough):
+        start = CLOCK()
         work()
-        best, runs = min(best, time.perf_counter() - start), runs + 1
+        best, runs = min(best, CLOCK() - start), runs + 1
     return best
 
 

@@ -29,6 +29,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._guards import active_fake_mode
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.distributed.distributed_c10d import (
+    _resolve_process_group,  # pyright: ignore[reportPrivateImportUsage]
+)
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -147,7 +150,7 @@ class Pretence(TorchDispatchMode):
             for hook in hooks:
                 stack.callback(hook.remove)
             stack.callback(setattr, torch.UntypedStorage, "resize_", resize)
-            torch.UntypedStorage.resize_ = noticed  # no operation that a mode could see
+            setattr(torch.UntypedStorage, "resize_", noticed)  # noqa: B010  (no operation that a mode could see)
             stack.enter_context(self.fake)
             stack.enter_context(self)
             yield
@@ -218,11 +221,11 @@ class Pretence(TorchDispatchMode):
 def _members(given: Any) -> int:
     """How many processes an exchange is between."""
     for argument in given:
-        if isinstance(argument, str) and argument.isdigit():
-            return dist.distributed_c10d._resolve_process_group(argument).size()
-        if isinstance(argument, torch.ScriptObject):
-            try:
+        try:
+            if isinstance(argument, str):
+                return _resolve_process_group(argument).size()  # pyright: ignore[reportArgumentType]
+            if isinstance(argument, torch.ScriptObject):
                 return dist.ProcessGroup.unbox(argument).size()
-            except (RuntimeError, TypeError):
-                continue
-    return 2
+        except (RuntimeError, TypeError, ValueError):  # another string ("sum"), another object (a reduction)
+            continue
+    raise AssertionError(given)
