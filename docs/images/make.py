@@ -17,8 +17,8 @@ from playwright.sync_api import Page, sync_playwright
 
 HERE = Path(__file__).parent
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 375, "height": 760}
-ENGLISH = ("Hello. Who are you?", "What can you do?")
-KOREAN = ("안녕하세요?", "무엇을 할 수 있어요?")
+ENGLISH = ("Hello. Who are you?", "What happened in the village?")
+KOREAN = ("안녕하세요?", "마을에 무슨 일이 있었어요?")
 LARGEST = 200_000  # bytes
 
 
@@ -29,18 +29,26 @@ def say(page: Page, *texts: str) -> None:
         page.wait_for_selector(".send:not(.stop)", timeout=120_000)
 
 
-def word(page: Page, number: int = 3) -> None:
-    page.locator(".message.assistant").last.locator(f'.token[data-index="{number}"]').first.click()
+def word(page: Page) -> None:
+    """Open a token that surprised the model a little."""
+    page.locator(".message.assistant").last.locator(".token.heat-2, .token.heat-1").first.click()
     page.wait_for_selector(".panel .stage")
 
 
+def prefer(page: Page, preferences: dict) -> None:
+    page.evaluate("chosen => localStorage.setItem('malmoi.preferences', JSON.stringify(chosen))", preferences)
+    page.reload()
+    page.wait_for_selector(".title:not(:empty)")
+
+
 def chat(page: Page) -> None:
+    prefer(page, {"settings": {"temperature": 0.6}})
     say(page, *ENGLISH)
 
 
 def heat(page: Page) -> None:
+    prefer(page, {"heat": True, "settings": {"temperature": 0.6}})
     say(page, *KOREAN)
-    page.click(".heat-button")
 
 
 def open_word(page: Page) -> None:
@@ -53,6 +61,7 @@ def open_word(page: Page) -> None:
 
 
 def layers(page: Page) -> None:
+    prefer(page, {"settings": {"temperature": 0.6}})
     say(page, *KOREAN)
     word(page)
     page.click(".layers .small")
@@ -61,7 +70,7 @@ def layers(page: Page) -> None:
 
 
 def settings(page: Page) -> None:
-    say(page, ENGLISH[0])
+    say(page, ENGLISH[1])
     page.click(".settings-button")
     page.wait_for_selector(".preview .stage")
     page.locator("#setting-temperature").fill("1.6")
@@ -70,9 +79,8 @@ def settings(page: Page) -> None:
 
 
 def side_by_side(page: Page) -> None:
-    page.evaluate("""localStorage["malmoi.preferences"] = JSON.stringify({settings: {n: 3, temperature: 1.2}})""")
-    page.reload()
-    say(page, ENGLISH[0])
+    prefer(page, {"settings": {"n": 3, "temperature": 0.6}})
+    say(page, ENGLISH[1])
 
 
 def parameters(page: Page) -> None:

@@ -12,6 +12,7 @@ import importlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,6 +24,7 @@ from malmoi.config import GenerationConfig, MalmoiError, nearest
 
 if TYPE_CHECKING:
     from malmoi.generate.engine import Engine
+    from malmoi.tokens.picture import Picture
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
@@ -31,6 +33,7 @@ COMMANDS = {
     "/system TEXT": "tell the model who it is (and begin anew)",
     "/temperature 0.2": "how freely it chooses its words; 0: always the likeliest",
     "/explain": "colour each token by how much it surprised the model; again: stop that",
+    "/image PATH": "show it a picture with your next message, if it reads pictures",
     "/reset": "forget the conversation",
     "/exit": "leave (also Ctrl-D)",
 }
@@ -91,8 +94,9 @@ class Conversation:
 
     speaker: Speaker
     settings: dict[str, Any]
-    messages: list[dict[str, str]] = field(default_factory=list)
+    messages: list[dict[str, Any]] = field(default_factory=list)
     explain: bool = False
+    pictures: list[Picture] = field(default_factory=list)  # that go with the next message
     engine: Engine | None = None
 
     def prompt(self) -> list[int]:
@@ -123,7 +127,9 @@ class Conversation:
     def answer(self, text: str) -> None:
         """Say `text` to the model and stream its answer; what was said stays in the conversation."""
         before = list(self.messages)
-        self.messages.append({"role": "user", "content": text})
+        parts = [{"type": "image", "image": picture} for picture in self.pictures]
+        content = [*parts, {"type": "text", "text": text}] if parts else text
+        self.messages.append({"role": "user", "content": content})
         said: list[str] = []
         try:
             for token in self._stream(self.prompt()):
@@ -135,7 +141,22 @@ class Conversation:
             self.messages = before
             raise
         print()
+        self.pictures = []
         self.messages.append({"role": "assistant", "content": "".join(said)})
+
+    def attach(self, path: str) -> None:
+        """Show the model a picture with the next message. Raises `MalmoiError` where it reads none, or the file is
+        none."""
+        from malmoi.cli.generate import opened
+
+        if self.speaker.tokenizer.images is None:
+            raise MalmoiError(
+                "This model reads text only: it was trained without pictures, so /image has nothing to show it to. "
+                "Models that read them: malmoi train with a recipe that has images, such as recipes/emoji.yaml."
+            )
+        if not path:
+            raise MalmoiError("/image wants the path of a picture, such as /image apple.png.")
+        self.pictures.append(opened(Path(path).expanduser()))
 
     def _stream(self, ids: list[int]) -> Iterator[Any]:
         from malmoi.generate.engine import Engine, stream
@@ -188,6 +209,7 @@ def _command(talk: Conversation, name: str, rest: str) -> None:
                 say.print(f"  {command:<18} {what}", markup=False)
         case "/reset":
             talk.messages = [message for message in talk.messages[:1] if message["role"] == "system"]
+            talk.pictures = []
             say.print("[dim](forgotten)[/dim]")
         case "/system":
             talk.messages = [{"role": "system", "content": rest}] if rest else []
@@ -200,6 +222,9 @@ def _command(talk: Conversation, name: str, rest: str) -> None:
             GenerationConfig(temperature=value)
             talk.settings["temperature"] = value
             say.print(f"[dim](temperature {value:g})[/dim]")
+        case "/image":
+            talk.attach(rest)
+            say.print("[dim](it goes with your next message)[/dim]")
         case "/explain":
             from malmoi.cli.surprise import LEGEND
 

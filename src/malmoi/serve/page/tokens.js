@@ -37,7 +37,7 @@ export function textOf(tokens) {
 
 /** A token for people: its spaces and line breaks can be seen. */
 export function visible(text) {
-  return text.replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/^ | $/g, "␣").replace(/\uFFFD/g, "▯") || "∅";
+  return text.replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/^ | $/g, "␣").replace(/\uFFFD/g, "▯") || "▯";
 }
 
 export function percent(share) {
