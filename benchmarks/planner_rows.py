@@ -69,15 +69,15 @@ def opened(
 ) -> tuple[Layout, ...]:
     """The layouts that a row allows: its own, and every value of what it leaves open, as far as they fit.
 
-    Recomputation that is open is the least that fits. Where the table of memory doubts all of them (what was run did
-    fit), the one that needs least stays.
+    Recomputation that is open is the least with which any of them fits. Where the table of memory doubts all of them
+    (what was run did fit), the one that needs least stays.
     """
     room = device.memory * (1 - HEADROOM)
     micros = MICRO_BATCHES if "micro_batch" in open_fields else (layout.micro_batch,)
     depth = work.depth // layout.pipeline
     whole = layout.pipeline > 1 and work.depth % layout.pipeline == 0
     turns = divisors(depth) if "interleave" in open_fields and whole else [layout.interleave]
-    kinds: tuple[Recompute, ...] = ("none", "selective", "full") if "recompute" in open_fields else (layout.recompute,)
+    kinds = RECOMPUTE if "recompute" in open_fields else (layout.recompute,)
     fitting, smallest = [], []
     for micro in micros:
         if training.batch % (layout.data * micro):
@@ -93,7 +93,8 @@ def opened(
                 if peak <= room:
                     fitting.append(tried)
                     break
-    return tuple(fitting) or (min(smallest)[2],)
+    least = min((RECOMPUTE.index(one.recompute) for one in fitting), default=0)
+    return tuple(one for one in fitting if one.recompute == RECOMPUTE[least]) or (min(smallest)[2],)
 
 
 def read(path: Path) -> list[Row]:
@@ -127,6 +128,7 @@ def classic(hidden: int, layers: int, heads: int, vocabulary: int, sequence: int
 
 
 MICRO_BATCHES = (1, 2, 4, 8)
+RECOMPUTE: tuple[Recompute, ...] = ("none", "selective", "full")
 SCHEDULE = ("micro_batch", "interleave")  # what most tables leave open
 
 
