@@ -17,7 +17,7 @@ DENSE = ModelConfig(
     intermediate_size=512,
 )
 EXPERTS = DENSE.replace(num_experts=8, num_experts_per_tok=2, moe_intermediate_size=128)
-TRAINING = Training(batch=8, sequence=512)
+TRAINING = Training(batch=8, sequence=1024)
 
 
 def planned(entry, kind):
