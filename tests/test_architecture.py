@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interpret": {"model", "tokens", "formats", "data", "generate", "plan"},
     "trust": {"model", "tokens", "formats", "data", "generate"},
     "evaluate": {"model", "tokens", "formats", "data", "generate"},
-    "serve": {"generate", "interpret", "trust", "tokens", "formats", "evaluate"},
+    "serve": {"generate", "interpret", "trust", "model", "tokens", "formats", "evaluate"},  # the model: to look inside
 }
 MAY_IMPORT["cli"] = {*MAY_IMPORT, "cli"}
 MAY_IMPORT["__main__"] = {"cli"}  # `python -m malmoi`
