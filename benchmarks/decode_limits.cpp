@@ -24,7 +24,11 @@ constexpr size_t bytes = size_t{1} << 30;
 constexpr int rounds = 1 << 24;  // long beside the moment that a new thread takes to find a core of its own
 constexpr int chains = 12;  // independent sums, so that no instruction waits for the one before it
 
+#ifdef __AVX512F__
 using Floats = float __attribute__((vector_size(64)));
+#else
+using Floats = float __attribute__((vector_size(32)));
+#endif
 volatile uint64_t sink;
 
 double now() {
@@ -81,7 +85,7 @@ double float32_speed(int threads) {
         for (auto& sum : sums) all += sum;
         sink = static_cast<uint64_t>(all[0]);
     });
-    return 2.0 * 16 * chains * rounds * threads / best;
+    return 2.0 * (sizeof(Floats) / sizeof(float)) * chains * rounds * threads / best;
 }
 
 #ifdef __AVX512VNNI__
