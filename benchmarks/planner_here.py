@@ -138,12 +138,83 @@ def in_a_process(work: Any, row: dict[str, Any]) -> Any:
     return found
 
 
+def predicted(row: dict[str, Any], cpu: dict[str, Any]) -> tuple[float, float]:
+    """(bytes, seconds) that the planner says of a row, knowing the machine by `malmoi doctor`'s rates alone."""
+    from malmoi.config import ModelConfig
+    from malmoi.plan.hardware import Device
+    from malmoi.plan.here import memory_here, step_here
+    from malmoi.plan.layout import Layout, Training
+
+    rate, config = cpu["matmul"]["float32"], ModelConfig(**model_settings(row))
+    device = Device(
+        name="this-machine",
+        bf16=rate,
+        achievable=rate,
+        memory=1.0,
+        bandwidth=cpu["bandwidth"]["copy"],
+        node=1,
+        intra=1.0,
+        inter=1.0,
+        watts=0.0,
+        fp32=rate,
+        launch=cpu["launch"],
+        status="measured",
+    )
+    batch = row["rows"] * row["accumulation"]
+    training = Training(batch, row["sequence"], precision="fp32", optimizer=row["optimizer"])
+    layout = Layout(micro_batch=row["rows"], zero=0, recompute=row["recompute"])
+    return memory_here(config, training, layout).peak, step_here(config, device, training, layout).total
+
+
+def page(found: dict[str, Any]) -> str:
+    cpu, errors, lines = found["cpu"], {True: [], False: []}, []
+    for row in found["rows"]:
+        memory, seconds = predicted(row, cpu)
+        off = (memory / row["memory"] - 1, seconds / row["seconds"] - 1)
+        errors[row["fit"]].append(off)
+        what = f"{row['hidden']} x {row['layers']} | {row['rows']} x {row['sequence']} x {row['accumulation']}"
+        lines.append(
+            f"| {what} | {row['recompute']} | {row['optimizer']} | {memory / 1e6:.0f} | {row['memory'] / 1e6:.0f} "
+            f"| {off[0]:+.1%} | {seconds:.3f} | {row['seconds']:.3f} | {off[1]:+.1%} | {'fit' if row['fit'] else ''} |"
+        )
+    medians = []
+    for fit, words in ((False, "runs that were not looked at"), (True, "runs that constants were chosen on")):
+        if errors[fit]:
+            memory, seconds = (statistics.median(abs(off[part]) for off in errors[fit]) for part in (0, 1))
+            medians.append(f"- {words} ({len(errors[fit])}): memory {memory:.1%}, step time {seconds:.1%}")
+    return "\n".join(
+        [
+            "# The planner about this machine",
+            "",
+            "Written by `benchmarks/planner_here.py`, which says how each figure is measured.",
+            "",
+            f"{cpu['name']}, one thread. Measured first: {cpu['matmul']['float32'] / 1e9:.1f} GFLOP/s (float32), "
+            f"{cpu['bandwidth']['copy'] / 1e9:.1f} GB/s (copy), {cpu['launch'] * 1e6:.2f} us for a small operation. "
+            f"Other programs ran beside it. This processor has no bfloat16 instructions, so all runs are float32. "
+            f"{len(found['rows'])} of {len(GRID)} runs of the grid were made.",
+            "",
+            "Median of the errors without their sign:",
+            "",
+            *medians,
+            "",
+            "| model: width x layers | rows x tokens x micro-batches | recomputed | optimizer | memory, MB: planned "
+            "| measured | error | step, s: planned | measured | error | |",
+            "|---|---|---|---|---:|---:|---:|---:|---:|---:|---|",
+            *lines,
+            "",
+        ]
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="measure, and write the rows here")
     parser.add_argument("--report", type=Path, help="rows measured before: write the page beside them")
     given = parser.parse_args()
-    if given.out:
+    if given.report:
+        text = page(json.loads(given.report.read_text(encoding="utf-8")))
+        given.report.with_suffix(".md").write_text(text, encoding="utf-8")
+    elif given.out:
         from malmoi.plan import doctor
 
         doctor.CLOCK = time.process_time  # as the steps are timed
