@@ -126,11 +126,7 @@ inline void dot_int4(const uint8_t *w, const uint16_t *scales, const Tile &tile,
     for (int k = 0; k < 8; ++k, w += 64) {
       look_ahead<R>(ahead, tile);
       const Bytes both = load_bytes(w), low = low_halves(both), high = high_halves(both);
-      for (int r = 0; r < R; ++r) {
-        const int8_t *x = tile.bytes[r] + g * GROUP + 8 * k;
-        sum[r][0] = dot4(sum[r][0], low, x);
-        sum[r][C - 1] = dot4(sum[r][C - 1], high, x + 4);
-      }
+      for (int r = 0; r < R; ++r) dot4_twice(sum[r][0], sum[r][C - 1], low, high, tile.bytes[r] + g * GROUP + 8 * k);
     }
     const F scale = load_half(scales);
     for (int r = 0; r < R; ++r) {

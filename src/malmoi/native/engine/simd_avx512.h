@@ -85,6 +85,11 @@ inline I four(const int8_t *x) {
   return _mm512_set1_epi32(bits);
 }
 inline I dot4(I sum, Bytes w, const int8_t *x) { return _mm512_dpbusd_epi32(sum, w, four(x)); }
+// `low` meets four activations, `high` the next four; `first` and `second` may be the same sum.
+inline void dot4_twice(I &first, I &second, Bytes low, Bytes high, const int8_t *x) {
+  first = dot4(first, low, x);
+  second = dot4(second, high, x + 4);
+}
 inline Bytes prepared8(Bytes w) { return w; }
 inline I dot8(I sum, Bytes w, const int8_t *x) { return dot4(sum, w, x); }
 

@@ -142,6 +142,11 @@ inline I dot4(I sum, Bytes w, const int8_t *x) {
   }
   return sum;
 }
+// `low` meets four activations, `high` the next four; `first` and `second` may be the same sum.
+inline void dot4_twice(I &first, I &second, Bytes low, Bytes high, const int8_t *x) {
+  first = dot4(first, low, x);
+  second = dot4(second, high, x + 4);
+}
 inline Bytes prepared8(Bytes w) {
   for (auto &v : w.v) v = veorq_u8(v, vdupq_n_u8(0x80));
   return w;

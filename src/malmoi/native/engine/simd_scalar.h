@@ -156,6 +156,11 @@ inline I dot4(I sum, Bytes w, const int8_t *x) {
     for (int j = 0; j < 4; ++j) sum.v[i] += static_cast<int32_t>(w.v[4 * i + j]) * x[j];
   return sum;
 }
+// `low` meets four activations, `high` the next four; `first` and `second` may be the same sum.
+inline void dot4_twice(I &first, I &second, Bytes low, Bytes high, const int8_t *x) {
+  first = dot4(first, low, x);
+  second = dot4(second, high, x + 4);
+}
 inline Bytes prepared8(Bytes w) { return w; }  // once for all rows of a tile
 inline I dot8(I sum, Bytes w, const int8_t *x) { return dot4(sum, w, x); }
 
