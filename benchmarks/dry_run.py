@@ -70,6 +70,7 @@ def lines_of(name: str, words: str, entry: dict[str, Any], seconds: float) -> li
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", help="a model's name")
     given = parser.parse_args()
     text = [
         "# Formula and program",
@@ -79,6 +80,8 @@ def main() -> None:
         "",
     ]
     for name, words, layout, training, ranks in PLANS:
+        if given.only not in (None, name):
+            continue
         for rank in ranks:
             begin = time.process_time()
             found = dry_run(presets.preset(name), layout, training, [rank])

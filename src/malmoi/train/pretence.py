@@ -228,4 +228,4 @@ def _members(given: Any) -> int:
                 return dist.ProcessGroup.unbox(argument).size()
         except (RuntimeError, TypeError, ValueError):  # another string ("sum"), another object (a reduction)
             continue
-    raise AssertionError(given)
+    return 1  # it waits for an exchange that was counted
