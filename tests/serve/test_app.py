@@ -183,6 +183,7 @@ def test_no_prompt_is_logged(running, caplog, capfd):
     assert "secret" not in "".join(capfd.readouterr())
 
 
+@pytest.mark.slow
 def test_the_openapi_document_holds_what_schemathesis_tries(client):
     """Many odd requests to every route: never a 5xx, and every error in the one shape."""
     import schemathesis
