@@ -160,9 +160,9 @@ def show_samples(model: GPT4LMHeadModel, tokenizer: GPT4Tokenizer, seed: int) ->
 
 
 def show_next(out: Path, found: dict[str, Any]) -> None:
-    """Three commands to try."""
+    """Four commands to try; the last one opens the page."""
     say = console()
     took = f" in {duration(found['seconds'])}" if "seconds" in found else ""
     say.print(f"\nDone{took}. The model, its loss curve and every setting are in {out}. Try next:", markup=False)
-    for line in (f"chat {out}", f'generate {out} "한때" --trace', f"params {out}"):
+    for line in (f"chat {out}", f'generate {out} "한때" --trace', f"params {out}", f"serve {out}"):
         say.print(f"  malmoi {line}", markup=False)
