@@ -25,7 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "eval": ("evaluate", "Measure a model: answers by task, bits per byte of text."),
     "sweep": ("sweep", "Find good settings by many short trainings."),
     "scale": ("scale", "What more data or size would buy, from small runs."),
-    "plan": ("plan", "What a model costs: memory, time, energy, money, before anything is spent."),
+    "plan": ("plan", "What a model costs, before anything is spent."),
     "runs": ("runs", "Training runs side by side; their curves in one picture."),
     "verify": ("verify", "Prove the promises of exactness on your own recipe."),
     "adapter": ("adapter", "Merge a LoRA adapter into its model."),
