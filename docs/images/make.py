@@ -52,10 +52,7 @@ def heat(page: Page) -> None:
 
 
 def open_word(page: Page) -> None:
-    page.evaluate(
-        """localStorage["malmoi.preferences"] = JSON.stringify({heat: true, settings: {temperature: 0.8, top_p: 0.9}})"""
-    )
-    page.reload()
+    prefer(page, {"heat": True, "settings": {"temperature": 0.7, "top_k": 4, "top_p": 0.9}})
     say(page, *ENGLISH)
     word(page)
 
