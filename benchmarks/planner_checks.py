@@ -259,7 +259,7 @@ def carbon(folder: Path) -> Iterator[Check]:
             yield Check("BLOOM, t CO2", number(row["tCO2e"]), ours, 0.005)
 
 
-LLAMA = """Each by the convention of its source. Llama's row misses for a reason: its 2,448 is met to the digit
+LLAMA = """Each by the convention of its source. Llama's row misses; its 2,448 is met to the digit
 (2,447.9) if attention counts one of its two products; DeepSeek-V3's 250 in the same table counts
 both, and so do we."""
 PIPELINED = """Megatron's own tests, the last stage's device. What tp1_pp4 misses is, to 0.3 %, one more 16-bit

@@ -243,7 +243,7 @@ def megatron_bridge(row: Row) -> Case | None:
     )
     machine = device(row["system"])
     precision = "fp8" if row["precision"].startswith("FP8") else "bf16"
-    # all its recipes add gradients up in 16 bits (grad_reduce_in_fp32 = False)
+    # Taken from its public recipe of one family (grad_reduce_in_fp32 = False): assumed for the others and this release.
     training = replace(NEW, batch=batch, sequence=sequence, precision=precision, gradient_bytes=2)
     seconds = batch * sequence / (float(row["tokens_s_gpu"]) * gpus)
     system = f"Megatron-Bridge {row['system']}"
