@@ -172,7 +172,10 @@ def load(arguments: argparse.Namespace, models: Models) -> dict[str, Any]:
             "transformers float32": lambda: transformers(models, arguments.threads, False),
             "transformers float32, batching": lambda: transformers(models, arguments.threads, True),
         }
-        started = {name: make() for name, make in makers.items()}
+        asked = arguments.only or [name.split()[0] for name in makers]
+        wanted = {name: make for name, make in makers.items() if name.split()[0] in asked}
+        found["unavailable"] = {name: "not asked in this run" for name in makers if name not in wanted}
+        started = {name: make() for name, make in wanted.items()}
         for name, server in started.items():
             try:
                 servers.append(server.ready())
@@ -181,9 +184,10 @@ def load(arguments: argparse.Namespace, models: Models) -> dict[str, Any]:
         rng = random.Random(1)
         for server in servers:
             measured(server, 2, arguments, rng)  # warm
+        time.sleep(arguments.rest)  # so that the load that is noted is others'
         for turn in range(arguments.rounds):
             order = servers[turn % len(servers) :] + servers[: turn % len(servers)]
-            row: dict[str, Any] = {}
+            row: dict[str, Any] = {"others": round(os.getloadavg()[0], 1)}  # the machine's load before the round
             for clients in CLIENTS:
                 for server in order:
                     if server.name.startswith("transformers") and (turn > 0 or clients > arguments.slow_clients):
@@ -354,6 +358,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--each", type=int, default=2, help="questions of a client in a round")
     parser.add_argument("--slow-clients", type=int, default=8, help="transformers is not asked by more at once")
+    parser.add_argument("--only", nargs="+", help="servers by their first word: malmoi, llama.cpp, transformers")
+    parser.add_argument("--rest", type=float, default=60.0, help="seconds before the first round")
     parser.add_argument("--piece", type=int, default=0, help="of fuzz: 1, 2, ... other seeds, added to what is there")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--count", type=int, default=0, help="of disconnects (10,000) or odd requests (100,000)")
