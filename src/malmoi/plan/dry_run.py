@@ -41,14 +41,14 @@ def dry_run(config: ModelConfig, layout: Layout, training: Training, ranks: list
         raise MalmoiError(f"There is no process {wrong[0]}: the plan has {world}, numbered from 0.")
     from torch import bfloat16, float32
 
-    from malmoi.train.rehearsal import rehearse
+    from malmoi.train.rehearsal import rehearse_apart
 
     dtype = float32 if training.precision == "fp32" else bfloat16
     parallel, train = settings(ran, trained)
     entries = []
     for rank in chosen:
         stage = rank // (world // ran.pipeline)
-        step = rehearse(config, parallel, train, world, rank, dtype)
+        step = rehearse_apart(config, parallel, train, world, rank, dtype)
         memory = {name: step["memory"].get(name, 0) for name in (*CLASSES, "temporary", "peak")}
         entries.append(
             {

@@ -10,6 +10,9 @@ back is nearly the same on a GPU.
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -45,6 +48,27 @@ def rehearse(
     run = min(pieces, max(ENOUGH, grid.stages))
     with _job(world, rank):
         return _step(model, parallel, train.replace(gradient_accumulation_steps=run), grid, dtype, pieces)
+
+
+def rehearse_apart(
+    model: ModelConfig, parallel: ParallelConfig, train: TrainConfig, world: int, rank: int, dtype: torch.dtype
+) -> dict[str, Any]:
+    """`rehearse` in a process of its own: torch remembers a job's groups, and a second job must not meet them."""
+    layout(parallel, world, model, train)
+    records = [record.model_dump(mode="json") for record in (model, parallel, train)]
+    asked = json.dumps([*records, world, rank, str(dtype).removeprefix("torch.")])
+    command = [sys.executable, "-m", "malmoi.train.rehearsal"]
+    done = subprocess.run(command, input=asked, capture_output=True, text=True, encoding="utf-8")
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["it was killed"])[-1]
+        raise MalmoiError(f"The dry run of process {rank} failed: {reason}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _answer() -> None:
+    model, parallel, train, world, rank, dtype = json.loads(sys.stdin.read())
+    records = (ModelConfig(**model), ParallelConfig(**parallel), TrainConfig(**train))
+    print(json.dumps(rehearse(*records, world, rank, getattr(torch, dtype))))
 
 
 @contextmanager
@@ -122,3 +146,7 @@ def _rows(train: TrainConfig, grid: Layout) -> Piece:
     ids = torch.zeros(shape, dtype=torch.long)
     positions = torch.arange(shape[1]).repeat(shape[0], 1)
     return Piece(ids, ids, positions, ids, ids.numel())
+
+
+if __name__ == "__main__":
+    _answer()
