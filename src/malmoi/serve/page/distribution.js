@@ -5,7 +5,7 @@
 
 import { h } from "./dom.js";
 import { settingName, t } from "./i18n.js";
-import { percent, visible } from "./tokens.js";
+import { percent, spelled } from "./tokens.js";
 
 const COLOURS = 8; // --c0 to --c7 in the style sheet
 
@@ -31,7 +31,7 @@ export function stageBars(trace, settings = {}) {
     const parts = shares.map((each, place) =>
       each > 0.001 ? h("span", { class: "part", style: { ...colour(place), "--share": each } }) : null,
     );
-    const said = shares.map((each, place) => `${visible(trace.alternatives[place].text)} ${percent(each)}`).slice(0, 4);
+    const said = shares.map((each, place) => `${spelled(trace.alternatives[place])} ${percent(each)}`).slice(0, 4);
     return h(
       "li",
       { class: "stage" },
@@ -56,7 +56,7 @@ export function alternativeRows(trace, { chosen = null, choose = null, most = In
     const current = other.id === chosen;
     const inside = [
       h("span", { class: "swatch", style: colour(place), "aria-hidden": "true" }),
-      h("span", { class: "alternative-text" }, visible(other.text)),
+      h("span", { class: "alternative-text" }, spelled(other)),
       h(
         "span",
         { class: "bars", "aria-hidden": "true" },
@@ -66,7 +66,7 @@ export function alternativeRows(trace, { chosen = null, choose = null, most = In
       h("span", { class: "figure" }, percent(before)),
       h("span", { class: `figure after-figure${after === 0 ? " gone" : ""}` }, percent(after)),
     ];
-    const label = t("alternative", { text: visible(other.text), before: percent(before), after: percent(after) });
+    const label = t("alternative", { text: spelled(other), before: percent(before), after: percent(after) });
     if (!choose) return h("li", {}, h("div", { class: "alternative" }, inside));
     const properties = { type: "button", class: `alternative${current ? " chosen" : ""}`, disabled: current };
     return h("li", {}, h("button", { ...properties, "aria-label": current ? `${label}. ${t("chosen")}` : `${label}. ${t("goOn")}`, onclick: () => choose(other) }, inside));

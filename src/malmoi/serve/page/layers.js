@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { fill, h } from "./dom.js";
 import { t } from "./i18n.js";
-import { isControl, percent, visible } from "./tokens.js";
+import { isControl, percent, spelled, visible } from "./tokens.js";
 import * as tree from "./tree.js";
 
 /** Asked for by a button: the server opens the model in torch for it the first time, which takes a while. */
@@ -44,7 +44,7 @@ function lensTable(seen, token) {
       return h("tr", {}, h("th", { scope: "row" }, layer.layer === 0 ? t("embedding") : layer.layer), guesses, h("td", { class: "rank" }, `${layer.rank}`));
     })
     .reverse();
-  const head = h("tr", {}, h("th", { scope: "col" }, t("layer")), h("th", { scope: "colgroup", colspan: 3 }, t("wouldSay")), h("th", { scope: "col" }, t("rankOf", { text: visible(token.text) })));
+  const head = h("tr", {}, h("th", { scope: "col" }, t("layer")), h("th", { scope: "colgroup", colspan: 3 }, t("wouldSay")), h("th", { scope: "col" }, t("rankOf", { text: spelled(token) })));
   return [
     h("h4", {}, t("lens")),
     h("p", { class: "hint" }, t("lensHint")),

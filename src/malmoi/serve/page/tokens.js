@@ -35,7 +35,13 @@ export function textOf(tokens) {
   return new TextDecoder().decode(new Uint8Array(bytes));
 }
 
-/** A token for people: its spaces and line breaks can be seen. */
+/** A token for people: its spaces and line breaks can be seen; one that is a part of a character shows its bytes. */
+export function spelled(token) {
+  if (!token.bytes?.length || !token.text.includes("\uFFFD")) return visible(token.text);
+  return `‹${token.bytes.map((byte) => byte.toString(16).toUpperCase().padStart(2, "0")).join(" ")}›`;
+}
+
+/** The same of a text. */
 export function visible(text) {
   return text.replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/^ | $/g, "␣").replace(/\uFFFD/g, "▯") || "▯";
 }

@@ -4,7 +4,7 @@ import { alternativeRows, stageBars } from "./distribution.js";
 import { h, iconButton } from "./dom.js";
 import { t } from "./i18n.js";
 import { layersView } from "./layers.js";
-import { bits, heat, percent, visible } from "./tokens.js";
+import { bits, heat, percent, spelled } from "./tokens.js";
 
 /** The panel of token `index` of `node`. */
 export function wordPanel(app, node, index) {
@@ -18,7 +18,7 @@ export function wordPanel(app, node, index) {
       h(
         "div",
         { class: "word-title" },
-        h("strong", { class: `word heat-${heat(token)}` }, visible(token.text)),
+        h("strong", { class: `word heat-${heat(token)}` }, spelled(token)),
         h("span", { class: "muted" }, t("wordOf", { place: index + 1, all: last + 1 })),
       ),
       iconButton("right", t("nextWord"), () => app.openWord(node, index + 1), { disabled: index === last, data: { step: "1" } }),
