@@ -63,7 +63,7 @@ def _load(part: dict[str, Any]) -> list[str]:
     if busy:
         lines += [
             "",
-            f"**The machine was not free**: other programs kept it at a load of "
+            "**The machine was not free**: its load before the rounds was "
             f"{min(row['others'] for row in part['rounds']):g} to {max(row['others'] for row in part['rounds']):g}. "
             "Threads that wait for each other in a loop, as llama.cpp's do, suffer more from that than ours, so that "
             "these ratios say nothing about the goals. They have to be measured again on a free machine.",

@@ -1,9 +1,11 @@
 """The whole server through the official `openai` client and raw sockets, and its own OpenAPI document."""
 
 import json
+import re
 import socket
 import subprocess
 import time
+from pathlib import Path
 
 import httpx
 import openai
@@ -120,15 +122,17 @@ def test_openai_timeout_frees_the_place(rambling):
     assert settled(rambling.service)
 
 
-def test_curl(running):
-    for line in (
-        """curl -sN {}/v1/chat/completions -H 'Content-Type: application/json' """
-        """-d '{{"messages": [{{"role": "user", "content": "hi"}}], "stream": true}}'""",
-        "curl -s {}/health",
-        "curl -s {}/v1/models",
-    ):
-        made = subprocess.run(line.format(running.address), shell=True, capture_output=True, text=True, timeout=20)
-        assert made.returncode == 0 and made.stdout
+@pytest.mark.parametrize("page", ["docs/serve.md", "docs/serve.ko.md", "README.md", "README.ko.md"])
+def test_the_curl_lines_of_the_pages(running, page):
+    text = (Path(__file__).parents[2] / page).read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = re.findall(r"^\s*(curl .*127\.0\.0\.1:8000.*)$", text, flags=re.MULTILINE)
+    assert lines or page.startswith("README")
+    for line in lines:
+        command = line.replace("http://127.0.0.1:8000", running.address).replace(
+            "http://localhost:8000", running.address
+        )
+        made = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=20)
+        assert made.returncode == 0 and made.stdout and '"error"' not in made.stdout
 
 
 def test_a_client_that_leaves_frees_its_slot_within_a_step_or_two(rambling):
