@@ -5,8 +5,17 @@ Every test also holds that nothing was reported on the console and that no reque
 
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from malmoi.config import ImageTokenizerConfig
+from malmoi.generate.backend import FunctionBackend
+from malmoi.generate.engine import Engine
+from malmoi.serve.service import Service
+from malmoi.tokens.image import ImageTokenizer
+from malmoi.tokens.interleave import with_images
+from malmoi.tokens.vocabulary import learn
 from serve.conftest import ANSWER, Running, rambles, service_of, slowly
 from serve.opened import opened
 
@@ -322,6 +331,36 @@ def test_an_error_is_told_in_the_conversation(visit):
         assert "64" in page.locator(".message .error").inner_text()
     finally:
         served.close()
+
+
+def test_a_picture_is_attached_where_the_model_reads_them(visit, running, tmp_path):
+    page = visit(running.address)
+    assert page.locator('.composer [title="This model reads text only"]').is_disabled()
+    tokenizer = with_images(learn(["hello world. 안녕하세요 세상."] * 20, vocab_size=290), untrained_images())
+    backend = FunctionBackend(lambda past: 20.0 * (np.arange(len(tokenizer)) == 65), len(tokenizer), max_position=512)
+    served = Running(Service(Engine(backend, tokenizer), tokenizer, "seeing"))
+    try:
+        page = visit(served.address)
+        page.evaluate("""localStorage["malmoi.preferences"] = JSON.stringify({settings: {max_completion_tokens: 2}})""")
+        page.reload()
+        page.wait_for_selector('.composer [title="Attach a picture"]:not(:disabled)')
+        Image.new("RGB", (40, 40), "red").save(tmp_path / "red.png")
+        page.set_input_files("input[type=file]", tmp_path / "red.png")
+        page.wait_for_selector(".thumb img")
+        with page.expect_request("**/v1/chat/completions") as asked:
+            say(page, "what is it?")
+        parts = asked.value.post_data_json["messages"][0]["content"]
+        assert [part["type"] for part in parts] == ["image_url", "text"]
+        assert parts[0]["image_url"]["url"].startswith("data:image/png;base64,")
+        assert page.locator(".message.user .pictures img").count() == 1
+        assert page.locator(".thumb").count() == 0
+        assert page.locator(".message .error").count() == 0
+    finally:
+        served.close()
+
+
+def untrained_images():
+    return ImageTokenizer(ImageTokenizerConfig(image_size=32, levels=(4, 3), hidden_channels=8, num_blocks=0)).eval()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
