@@ -87,9 +87,7 @@ def test_cards_count_from_the_beginning_of_the_run(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", library)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    monkeypatch.setattr(
-        torch.cuda, "get_device_properties", lambda number: types.SimpleNamespace(uuid="ab"[number])
-    )
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: types.SimpleNamespace(uuid="ab"[number]))
     monkeypatch.setattr(energy, "codecarbon_watts", lambda: None)
     monkeypatch.setattr(energy.Rapl, "find", lambda times: None)
     meter = Meter.here()

@@ -29,7 +29,7 @@ def rehearsed(model, world, rank=0, pieces=1, **parallel):
     ids=["sharded", "tensor", "pipeline", "experts"],
 )
 def test_all_processes_together_hold_the_model(model, world, pieces, parallel):
-    """What is sliced is held once. Held twice: tables by a tensor axis or a pipeline's ends, experts by an outer axis."""
+    """What is sliced is held once; twice are tables by a tensor axis or a pipeline's ends, experts by an outer axis."""
     found = [rehearsed(model, world, rank, pieces, **parallel) for rank in range(world)]
     held = sum(step["memory"]["weights"] for step in found)
     whole = 4 * count_parameters(model)
