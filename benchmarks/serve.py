@@ -36,6 +36,7 @@ from serve_client import PATIENCE, Answered, fuzz, get, leave, stream
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "docs" / "results" / "serve.json"
 CLIENTS = (1, 8, 32)
+SMALL_CACHE = 8_192  # tokens: soon full, so that what grows after that is no cache
 WORDS = [
     "river",
     "stone",
@@ -67,7 +68,7 @@ class Served:
 
     def __init__(self, name: str, command: list[str], fields: dict[str, Any], port: int | None = None) -> None:
         self.name, self.fields = name, fields
-        log = ROOT / "runs" / f"serve-{name.replace(' ', '-').replace(',', '')}.log"
+        log = ROOT / "runs" / f"serve-{name.replace(' ', '-').replace(',', '')}-{os.getpid()}.log"
         log.parent.mkdir(exist_ok=True)
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
         with log.open("w") as out:
@@ -105,9 +106,10 @@ class Served:
                 self.process.wait()
 
 
-def ours(models: Models, threads: int) -> Served:
+def ours(models: Models, threads: int, cache_tokens: int = 32_768) -> Served:
     command = [sys.executable, "-m", "malmoi", "serve", str(models.path("malmoi int8")), "--port", "0"]
-    return Served("malmoi int8", [*command, "--threads", str(threads), "--name", "m"], {"top_k": 40})
+    command += ["--threads", str(threads), "--name", "m", "--cache-tokens", str(cache_tokens)]
+    return Served("malmoi int8", command, {"top_k": 40})
 
 
 def llama(models: Models, threads: int) -> Served:
@@ -266,7 +268,7 @@ async def _flood(
 
 def disconnects(arguments: argparse.Namespace, models: Models) -> dict[str, Any]:
     """Clients that leave at random moments, 32 at a time."""
-    server = ours(models, arguments.threads).ready()
+    server = ours(models, arguments.threads, SMALL_CACHE).ready()
     try:
         asyncio.run(together(server, 8, 16, 1, random.Random(3)))
 
@@ -308,7 +310,7 @@ def disconnects(arguments: argparse.Namespace, models: Models) -> dict[str, Any]
 
 def odd(arguments: argparse.Namespace, models: Models) -> dict[str, Any]:
     """Odd requests over 16 connections; with --piece, a part of them, added to those that were sent before."""
-    server = ours(models, arguments.threads).ready()
+    server = ours(models, arguments.threads, SMALL_CACHE).ready()
     try:
         statuses: dict[int, int] = {}
         memory, began = [server.memory()], time.perf_counter()
