@@ -38,7 +38,7 @@ GRID: list[tuple[int, int, int, int, int, int, str, str]] = [
     (384, 4, 6, 256, 4, 1, "full", "adamw"),
     (512, 4, 8, 256, 2, 1, "selective", "adamw"),
 ]
-FITTED = frozenset(range(0, len(GRID), 2))
+FITTED = frozenset({0, 1, 2})  # the runs that had been made when the constants of plan/here.py were chosen
 VOCABULARY = 8192
 STEPS = 5
 NAMES = ("hidden", "layers", "heads", "sequence", "rows", "accumulation", "recompute", "optimizer")

@@ -6,7 +6,7 @@ it; queries and keys are kept before and after they are turned; the loss never h
 fullest moment is when the loss is taken: everything is kept, and of this pass's gradients only the head's exists.
 
 Seconds follow `step_time` with the rates that `malmoi doctor` measured and the constants below, which were chosen on
-half of the runs in docs/results/planner_here.md and tried on the other half.
+the first three runs in docs/results/planner_here.md; the others were made afterwards.
 """
 
 from __future__ import annotations
