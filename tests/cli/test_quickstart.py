@@ -20,7 +20,7 @@ def test_from_nothing_to_a_model_that_was_examined_and_heard(malmoi, tmp_path: P
     for prompt in quickstart.PROMPTS.values():
         assert sum(prompt in line for line in outcome.out.splitlines()) >= 5
     after = outcome.out[outcome.out.index("Try next") :]
-    assert len([line for line in after.splitlines() if line.startswith("  malmoi ")]) == 3
+    assert len([line for line in after.splitlines() if line.startswith("  malmoi ")]) == 4
     names = {path.name for path in out.iterdir()}
     assert names >= {"model", "loss.png", "metrics.jsonl", "config.yaml", "recipe.yaml", quickstart.EVALUATION}
     found = json.loads((out / quickstart.EVALUATION).read_text(encoding="utf-8"))

@@ -50,7 +50,7 @@ class Embeddings(nn.Module):
         x = self.patch_embedding(patches)  # (B, P, W)
         if self.class_embedding is not None:
             x = torch.cat((self.class_embedding.expand(len(x), 1, -1), x), dim=1)
-        return x + self.position_embedding.weight
+        return x + self.position_embedding.weight.to(x.dtype)  # a table stays float32 where the rest is rounded
 
 
 class SelfAttention(nn.Module):
