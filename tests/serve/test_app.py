@@ -11,7 +11,8 @@ import httpx
 import openai
 import pytest
 
-from serve.conftest import ANSWER, IDS, Running, question, service_of, settled, slowly, speaks
+from malmoi.serve import limits
+from serve.conftest import ANSWER, IDS, Running, question, rambles, service_of, settled, slowly, speaks
 
 TOOL = {
     "type": "function",
@@ -185,6 +186,53 @@ def test_no_prompt_is_logged(running, caplog, capfd):
         assert httpx.post(f"{running.address}/v1/chat/completions", json={**secret, "best_of": 2}).status_code == 400
     assert "secret" not in "".join(record.getMessage() for record in caplog.records if "malmoi" in record.name)
     assert "secret" not in "".join(capfd.readouterr())
+
+
+def test_a_fault_is_a_500_that_is_counted_and_logged_on_a_line_of_its_own(caplog, capfd):
+    """CR and LF of a client cannot forge a line of the log, and the client is told nothing of the inside."""
+    service = service_of()
+    server = Running(service)
+
+    def breaks(text):
+        raise RuntimeError(f"cannot read {text}")
+
+    service.tokenizer = type("Broken", (), {"encode": staticmethod(breaks)})()
+    try:
+        answer = httpx.post(
+            f"{server.address}/tokenize", json={"text": "x\r\n2026-01-01 INFO \x1b[31mforged" + "y" * 999}
+        )
+        assert answer.status_code == 500 and set(answer.json()["error"]) == {"message", "type", "param", "code"}
+        assert "cannot read" not in answer.text and "Traceback" not in answer.text
+        assert 'http_responses_total{code="500"} 1' in httpx.get(f"{server.address}/metrics").text
+    finally:
+        server.close()
+    logged = caplog.text + "".join(capfd.readouterr())
+    assert "cannot read" in logged and "breaks" in logged  # what it was, and where
+    assert not [line for line in logged.splitlines() if line.startswith("2026-01-01")]
+    assert "\x1b" not in logged and "y" * 300 not in logged
+
+
+def test_a_client_that_never_reads_is_let_go(monkeypatch):
+    """It keeps its connection open and its ears shut: its answer is ended once a piece has not left for a while."""
+    monkeypatch.setattr(limits, "SEND_SECONDS", 0.3)
+    server = Running(service_of(rambles, max_position=8192, num_blocks=4096))
+    body = json.dumps(question(stream=True, max_tokens=8000, explain=True)).encode()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    ).encode()
+    try:
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(("127.0.0.1", server.port))
+            connection.sendall(head + body)
+            until = time.monotonic() + 30
+            while not server.service.metrics.tokens and time.monotonic() < until:
+                time.sleep(0.01)
+            assert settled(server.service, 30)
+            assert server.service.metrics.cancelled == 1 and server.service.metrics.tokens < 8000
+    finally:
+        server.close()
 
 
 @pytest.mark.slow

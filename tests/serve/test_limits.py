@@ -29,5 +29,9 @@ def test_depth_and_size_are_bounded_without_recursion():
         limits.require_schema([[] for _ in range(limits.SCHEMA_NODES)], "tools")
 
 
+def test_a_heartbeat_comes_before_a_stream_is_given_up():
+    assert limits.HEARTBEAT_SECONDS < limits.SEND_SECONDS < limits.REQUEST_SECONDS
+
+
 def test_one_key_leaves_places_for_others():
     assert limits.PER_KEY < limits.RUNNING + limits.WAITING

@@ -138,6 +138,44 @@ def test_a_place_is_free_within_one_step_of_leaving():
     with_service(service, work)
 
 
+def test_a_turn_ends_with_the_last_token_and_not_when_it_was_read(monkeypatch):
+    """Who asks and never reads would otherwise keep everybody else waiting."""
+    monkeypatch.setattr(limits, "RUNNING", 1)
+    service = service_of(rambles)
+
+    async def work():
+        async with service.answering(asking(5), "slow") as unread:
+            assert len(await written(service, "quick")) == 5
+            assert (service.running, service.waiting) == (0, 0)
+            assert len([piece async for piece in unread.pieces()]) == 5
+        assert service.metrics.cancelled == 0 and service.metrics.finished == 2
+
+    with_service(service, work)
+
+
+def test_work_outside_the_engine_waits_in_the_same_queue_a_turn_of_each_key_at_a_time(monkeypatch):
+    monkeypatch.setattr(limits, "PER_KEY", 20)
+    service, done, at_once = service_of(), [], []
+
+    def busy(key):
+        at_once.append(key)
+        assert at_once.count("many") <= 1
+        threading.Event().wait(0.01)
+        at_once.remove(key)
+        done.append(key)
+
+    async def work():
+        many = [asyncio.ensure_future(service.working("many", busy, "many")) for _ in range(25)]
+        await asyncio.sleep(0)
+        await service.working("few", busy, "few")
+        assert done.count("many") < 10  # not behind all of them
+        refused = [one for one in await asyncio.gather(*many, return_exceptions=True) if one is not None]
+        assert len(refused) == 5 and all(one.status == 429 and one.headers["Retry-After"] for one in refused)
+        assert service.waiting == 0
+
+    with_service(service, work)
+
+
 def test_the_native_engine_answers_the_same_alone_and_in_company():
     """Bitwise: temperature 0 and a seed, and the log-probabilities too."""
     from malmoi import GPT4LMHeadModel, ModelConfig

@@ -83,6 +83,23 @@ def test_silence_is_broken_by_a_comment(monkeypatch):
     assert body.startswith(BEAT) and body.endswith(b"data: 1\n\ndata: [DONE]\n\n")
 
 
+def test_a_piece_that_does_not_leave_ends_the_stream(monkeypatch):
+    monkeypatch.setattr(limits, "SEND_SECONDS", 0.02)
+
+    async def work():
+        closed, connection = [], Connection()
+        closing = contextlib.AsyncExitStack()
+        closing.callback(lambda: closed.append(True))
+
+        async def send(message):
+            await (asyncio.sleep(60) if message.get("body") else asyncio.sleep(0))
+
+        await asyncio.wait_for(streaming(some("data: 1\n\n"), closing)({}, connection.receive, send), 5)
+        assert closed == [True]
+
+    asyncio.run(work())
+
+
 def test_a_client_that_leaves_in_silence_ends_the_stream():
     ended = []
 

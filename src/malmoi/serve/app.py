@@ -105,7 +105,6 @@ def _tell_errors(app: "FastAPI") -> None:
     app.add_exception_handler(MalmoiError, of_ours)
     app.add_exception_handler(RequestValidationError, of_body)  # pyright: ignore[reportArgumentType]
     app.add_exception_handler(HTTPException, of_routing)  # pyright: ignore[reportArgumentType]
-    app.add_exception_handler(Exception, of_ours)
 
 
 _ROUTING = {404: "There is nothing at this address.", 405: "This address does not take this method."}

@@ -7,6 +7,7 @@ model in torch, since the native engine hands out logits only.
 """
 
 import base64
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,21 +18,22 @@ from malmoi.serve.asking import require_model
 from malmoi.serve.errors import ApiError
 from malmoi.serve.prompts import text_prompt
 from malmoi.serve.service import Service
+from malmoi.serve.sse import while_here
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
 
 
 def router(service: Service) -> "APIRouter":
-    from fastapi import APIRouter
+    from fastapi import APIRouter, Request
 
     routes = APIRouter()
 
     @routes.post("/v1/embeddings")
-    async def embed(body: schema.EmbeddingsRequest) -> dict[str, Any]:
+    async def embed(body: schema.EmbeddingsRequest, request: Request) -> dict[str, Any]:
         require_model(service, body.model)
         texts = [body.input] if isinstance(body.input, str) else body.input
-        vectors, count = await service.blocking(mean_pooled, service, texts)
+        vectors, count = await while_here(request.receive, _vectors(service, request.state.key, texts))
         data = [
             {"object": "embedding", "index": index, "embedding": _spelt(vector, body.encoding_format or "float")}
             for index, vector in enumerate(vectors)
@@ -39,6 +41,7 @@ def router(service: Service) -> "APIRouter":
         return {
             "object": "list",
             "model": service.name,
+            "system_fingerprint": service.fingerprint,
             "model_hash": service.model_hash,
             "pooling": "mean of the last hidden state, length 1",
             "data": data,
@@ -48,9 +51,14 @@ def router(service: Service) -> "APIRouter":
     return routes
 
 
-def mean_pooled(service: Service, texts: list[str]) -> tuple[list[NDArray[np.float32]], int]:
+async def _vectors(service: Service, key: str, texts: Sequence[str]) -> tuple[list[NDArray[np.float32]], int]:
     """A vector (D,) of each text, and how many tokens were read. Each text is read alone, so that its company changes
-    nothing."""
+    nothing; between two of them others have their turn, and a client that left is noticed."""
+    rows = await service.working(key, _tokenized, service, texts)
+    return [await service.working(key, mean_pooled, service, row) for row in rows], sum(map(len, rows))
+
+
+def _tokenized(service: Service, texts: Sequence[str]) -> list[list[int]]:
     rows = [text_prompt(service, text) for text in texts]
     for index, row in enumerate(rows):
         if not 0 < len(row) <= service.context:
@@ -60,16 +68,18 @@ def mean_pooled(service: Service, texts: list[str]) -> tuple[list[NDArray[np.flo
                 "input",
                 "invalid_value",
             )
+    return rows
+
+
+def mean_pooled(service: Service, ids: list[int]) -> NDArray[np.float32]:
+    """The vector (D,) of one text. Takes its time."""
     model, _ = service.torch_model()
     import torch
 
-    vectors = []
     with torch.inference_mode():
-        for row in rows:
-            hidden = model.hidden_states(torch.tensor([row], device=model.device))[0].float()  # (T, D)
-            mean = hidden.mean(dim=0)
-            vectors.append((mean / mean.norm().clamp_min(1e-12)).cpu().numpy())
-    return vectors, sum(map(len, rows))
+        hidden = model.hidden_states(torch.tensor([ids], device=model.device))[0].float()  # (T, D)
+        mean = hidden.mean(dim=0)
+        return (mean / mean.norm().clamp_min(1e-12)).cpu().numpy()
 
 
 def _spelt(vector: NDArray[np.float32], form: str) -> Any:

@@ -2,11 +2,15 @@
 
 Raise `ApiError` anywhere in a request. A `MalmoiError` (a person's mistake, in the house's words) becomes a 400;
 whatever else is raised is a fault of the server: a 500 that says only so, and the log says the rest.
+
+A log is read line by line, by people and by programs. So what an exception says, which may quote a client, stands there
+cut short and escaped: nothing that a client sent can begin a line of its own.
 """
 
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,8 +53,14 @@ def told(error: BaseException) -> ApiError:
         return error
     if isinstance(error, MalmoiError):
         return ApiError(400, str(error))
-    log.error("a request failed", exc_info=error)
+    log_fault("a request failed", error)
     return ApiError(500, "The server failed on this request. Its log says more.", code="internal_error")
+
+
+def log_fault(what: str, error: BaseException) -> None:
+    """Log a fault of the server itself: what it was on one line, and where."""
+    places = "".join(traceback.format_tb(error.__traceback__))
+    log.error("%s: %s(%.200r)\n%s", what, type(error).__name__, str(error), places)
 
 
 def of_fields(errors: Sequence[Any], known: Sequence[str] = ()) -> ApiError:

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from malmoi.serve import limits
-from malmoi.serve.errors import ApiError
+from malmoi.serve.errors import ApiError, told
 from malmoi.serve.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -69,6 +69,15 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        begun = False
+
+        async def counted(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                self.metrics.status(message["status"])
+            await send(message)
+
         try:
             if sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > limits.HEADER_BYTES:
                 raise ApiError(431, f"The headers are larger than {limits.HEADER_BYTES} bytes.")
@@ -77,18 +86,11 @@ class Guard:
             scope.setdefault("state", {})["key"] = self._owner(scope["path"], headers)
             if scope["method"] in ("POST", "PUT", "PATCH"):
                 receive = _replay(await self._body(headers, receive), receive)
-        except ApiError as error:
-            await error.response()(scope, receive, self._counting(send))
-            return
-        await self.app(scope, receive, self._counting(send))
-
-    def _counting(self, send: Send) -> Send:
-        async def counted(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                self.metrics.status(message["status"])
-            await send(message)
-
-        return counted
+            await self.app(scope, receive, counted)
+        except Exception as error:  # of the door, or a fault of a route
+            answer = told(error)
+            if not begun:
+                await answer.response()(scope, receive, counted)
 
     def _check_place(self, headers: Mapping[bytes, bytes]) -> None:
         host = headers.get(b"host", b"").decode("latin-1").lower()

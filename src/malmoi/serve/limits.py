@@ -46,6 +46,7 @@ RUNNING = 64  # requests in the engine
 WAITING = 256  # in the queue; the next one is told when to come back
 PER_KEY = 192  # of one key, in the queue or running: others always find a place
 REQUEST_SECONDS = 600.0  # from the question to the last token
+SEND_SECONDS = 30.0  # for one piece of a stream to leave; who reads nothing for so long is gone
 HEARTBEAT_SECONDS = 10.0  # a stream with nothing to say shows that it lives
 DRAIN_SECONDS = 30  # after SIGTERM, for streams to finish
 

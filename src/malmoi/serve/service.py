@@ -6,19 +6,19 @@ One thread owns the engine: it takes what has arrived (requests to begin, reques
 the new tokens to the event loop. A client that goes away is forgotten before the next step begins.
 
 Waiting is bounded and fair. At most `limits.RUNNING` requests are answered at once; of those that wait, each key's turn
-comes in order, so that whoever sends a thousand requests delays his own. Beyond `limits.WAITING` the answer is 429 with
-the seconds after which to ask again, taken from how long answers have taken so far.
+comes in order, so that whoever sends a thousand requests delays his own. A turn ends with the last token, not when a
+slow client has read it. What is computed outside the engine (`working`) takes places of the same number. Beyond
+`limits.WAITING` the answer is 429 with the seconds after which to ask again, taken from how long answers have taken.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -33,7 +33,7 @@ from malmoi.generate.engine import Engine
 from malmoi.generate.preparation import Live
 from malmoi.generate.request import Request, Token
 from malmoi.serve import limits
-from malmoi.serve.errors import ApiError
+from malmoi.serve.errors import ApiError, log_fault
 from malmoi.serve.forms import Forms
 from malmoi.serve.metrics import Metrics
 
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from malmoi.model.gpt import GPT4LMHeadModel
     from malmoi.tokens.tokenizer import GPT4Tokenizer
 
-log = logging.getLogger("malmoi.serve")
 Result = TypeVar("Result")
 
 _SHARE = "; a step's joules are shared equally among the tokens that it wrote"
@@ -70,7 +69,6 @@ class Answer:
     began: float = field(default_factory=time.monotonic)
     queue: asyncio.Queue[Piece | ApiError | None] = field(default_factory=asyncio.Queue)
     open_samples: int = 1
-    running: bool = False
     over: bool = False
     first_token_after: float | None = None
 
@@ -133,6 +131,7 @@ class Service:
         self._answers: dict[int, Answer] = {}  # those in the engine
         self._waiting: OrderedDict[str, deque[Answer]] = OrderedDict()  # each key's, the next key's turn first
         self._open: dict[str, int] = {}  # each key's requests, being prepared, waiting or running
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # each key's work outside the engine
 
     @property
     def context(self) -> int:
@@ -185,6 +184,16 @@ class Service:
     async def blocking(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Call what takes its time in one of a few threads."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+
+    async def working(self, key: str, function: Callable[..., Result], *arguments: Any) -> Result:
+        """The same for a whole request that the engine is not asked for. Of each key one is worked on at a time. Raises
+        `ApiError` 429 where too many wait."""
+        self._admit(key)
+        try:
+            async with self._turns[key]:
+                return await self.blocking(function, *arguments)
+        finally:
+            self._give_back(key)
 
     def torch_model(self) -> tuple[GPT4LMHeadModel, GPT4Tokenizer]:
         """The model in torch, for looking inside; opened when first asked for. Blocks."""
@@ -249,22 +258,24 @@ class Service:
             answer = queue.popleft()
             if queue:
                 self._waiting[key] = queue  # behind the others
-            answer.running = True
             self._answers[answer.live.number] = answer
             self.metrics.prompt_tokens += answer.prompt_tokens
             self._commands.put(lambda live=answer.live: self.engine.enter(live))
 
-    def _leave(self, key: str, answer: Answer | None) -> None:
+    def _give_back(self, key: str) -> None:
         self._open[key] -= 1
         if not self._open[key]:
             del self._open[key]
+
+    def _leave(self, key: str, answer: Answer | None) -> None:
+        if answer is not None and answer.over:  # its place was given back with its last token
+            return
+        self._give_back(key)
         if answer is None:
             return
-        if answer.running:
-            del self._answers[answer.live.number]
-            if not answer.over:
-                self.metrics.cancelled += 1
-                self._commands.put(lambda number=answer.live.number: self.engine.cancel(number))
+        if self._answers.pop(answer.live.number, None) is not None:
+            self.metrics.cancelled += 1
+            self._commands.put(lambda number=answer.live.number: self.engine.cancel(number))
         elif key in self._waiting and answer in self._waiting[key]:
             self._waiting[key].remove(answer)
             if not self._waiting[key]:
@@ -287,7 +298,7 @@ class Service:
                 seconds, joules = time.perf_counter() - began, self.meter.joules() - spent
                 self._tell(self._deliver, tokens, seconds, joules)
         except BaseException as error:  # out of memory, a fault in a backend: the process must not pretend to live
-            log.exception("the engine has stopped")
+            log_fault("the engine has stopped", error)
             self.dead = type(error).__name__
             self._tell(self._end, ApiError(503, "The engine has stopped.", code="engine_dead"))
 
@@ -319,9 +330,12 @@ class Service:
                 answer.open_samples -= 1
                 if answer.open_samples == 0:
                     answer.over = True
+                    del self._answers[token.request]
+                    self._give_back(answer.key)
                     metrics.finished += 1
                     metrics.whole_answer.observe(now - answer.began)
                     answer.queue.put_nowait(None)
+        self._begin_next()
 
     def _why(self, answer: Answer, error: MalmoiError) -> ApiError:
         """What a client is told of a text that could not go on. Broken numbers are the model's: no answer is to be had

@@ -2,7 +2,7 @@
 
 A stream that is silent for a while says a comment, so that nobody on the way takes the connection for dead. What goes
 wrong in the middle is an event with an error in it, never prose. A client that leaves is noticed while nothing is sent,
-too: the stream watches the connection, and ends its writing at once.
+too: the stream watches the connection, and ends its writing at once. So does a client that stays and reads nothing.
 """
 
 from __future__ import annotations
@@ -51,17 +51,27 @@ def streaming(events: AsyncIterator[str], closing: contextlib.AsyncExitStack, do
 class _Stream:
     def __init__(self, events: AsyncIterator[str], closing: contextlib.AsyncExitStack, done: bool) -> None:
         self.events, self.closing, self.done = events, closing, done
+        self.sent, self.sending = 0, False
 
     async def __call__(self, receive: Receive, send: Send) -> None:
         async with self.closing:
             await send({"type": "http.response.start", "status": 200, "headers": list(HEADERS)})
-            await until_gone(receive, self._send_all(send))
+            await until_gone(receive, self._send_all(send), self._stalled())
 
     async def _send_all(self, send: Send) -> None:
         async with contextlib.aclosing(self._beating()) as parts:  # type: ignore[type-var]
             async for part in parts:
+                self.sending = True
                 await send({"type": "http.response.body", "body": part, "more_body": True})
+                self.sent, self.sending = self.sent + 1, False
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _stalled(self) -> None:
+        """Ends when a piece has not left for a while: the connection is open, but nobody reads."""
+        sent = -1
+        while not self.sending or sent != self.sent:
+            sent = self.sent
+            await asyncio.sleep(limits.SEND_SECONDS)
 
     async def _beating(self) -> AsyncIterator[bytes]:
         """What is sent: the events, and a comment after each silence."""
@@ -103,16 +113,18 @@ def whole(data: Mapping[str, Any]) -> Response:
     return JSONResponse(data)
 
 
-async def until_gone(receive: Receive, work: Awaitable[Result]) -> Result | None:
-    """The result of the work, or None if the client left before: then the work is cancelled and has ended."""
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_gone(receive))
+async def until_gone(receive: Receive, work: Awaitable[Result], *ends: Awaitable[None]) -> Result | None:
+    """The result of the work, or None if the client left before (or one of `ends` came): then the work is cancelled
+    and has ended."""
+    working = asyncio.ensure_future(work)
+    tasks = {working, *map(asyncio.ensure_future, (_gone(receive), *ends))}
     try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         return working.result() if working.done() else None
     finally:
-        for task in (working, leaving):
+        for task in tasks:
             task.cancel()
-        await asyncio.wait({working, leaving})
+        await asyncio.wait(tasks)
 
 
 async def _gone(receive: Receive) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def router(service: Service) -> "APIRouter":
-    from fastapi import APIRouter
+    from fastapi import APIRouter, Request
     from fastapi.responses import PlainTextResponse
 
     routes = APIRouter()
@@ -44,15 +44,16 @@ def router(service: Service) -> "APIRouter":
         return _model(service)
 
     @routes.post("/tokenize")
-    async def tokenize(body: schema.TokenizeRequest) -> dict[str, Any]:
+    async def tokenize(body: schema.TokenizeRequest, request: Request) -> dict[str, Any]:
         require_model(service, body.model)
-        ids = await service.blocking(service.tokenizer.encode, body.text)
+        ids = await service.working(request.state.key, service.tokenizer.encode, body.text)
         return {"tokens": ids, "count": len(ids), "max_model_len": service.context}
 
     @routes.post("/detokenize")
-    async def detokenize(body: schema.DetokenizeRequest) -> dict[str, Any]:
+    async def detokenize(body: schema.DetokenizeRequest, request: Request) -> dict[str, Any]:
         require_model(service, body.model)
-        return {"text": await service.blocking(service.tokenizer.decode, ordinary(service, body.tokens, "tokens"))}
+        tokens = ordinary(service, body.tokens, "tokens")
+        return {"text": await service.working(request.state.key, service.tokenizer.decode, tokens)}
 
     return routes
 
