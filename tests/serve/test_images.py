@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import struct
 import zlib
 
@@ -9,14 +10,13 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from malmoi.config import ImageTokenizerConfig
 from malmoi.generate.backend import FunctionBackend
 from malmoi.generate.engine import Engine
 from malmoi.serve.app import create_app
 from malmoi.serve.service import Service
 from malmoi.tokens import vocabulary
-from malmoi.tokens.image import ImageTokenizer
 from malmoi.tokens.interleave import with_images
+from serve import drawing
 from serve.conftest import HERE
 
 image_module = pytest.importorskip("PIL.Image")
@@ -26,8 +26,7 @@ URL, CHAT = "/v1/images/generations", "/v1/chat/completions"
 
 @pytest.fixture(scope="module")
 def painter():
-    images = ImageTokenizer(ImageTokenizerConfig(image_size=32, levels=(4, 3), hidden_channels=8, num_blocks=0)).eval()
-    tokenizer = with_images(vocabulary.learn(["a red circle, two blue circles"] * 9, 275), images)
+    tokenizer = with_images(vocabulary.learn(["a red circle, two blue circles"] * 9, 275), drawing.untrained())
     backend = FunctionBackend(lambda past: np.zeros(len(tokenizer)), len(tokenizer), num_blocks=1024, block_size=8)
     with TestClient(create_app(Service(Engine(backend, tokenizer), tokenizer, "painter")), base_url=HERE) as client:
         yield client
@@ -79,6 +78,65 @@ def test_bombs_and_other_formats_are_refused_by_their_beginning(painter, data):
     """CVE-2026-22773 and Pillow's FITS bomb: what a file claims is read before anything of it is unpacked."""
     answer = painter.post(CHAT, json=asked(data))
     assert answer.status_code == 400 and "Traceback" not in answer.text
+
+
+def test_more_pictures_than_the_context_holds_are_refused_before_one_is_unpacked(painter, monkeypatch):
+    monkeypatch.setattr("malmoi.tokens.picture.open_picture", lambda *_: pytest.fail("a picture was unpacked"))
+    (part, _) = asked(png_of(2000, 2000))["messages"][0]["content"]
+    answer = painter.post(CHAT, json={"messages": [{"role": "user", "content": [part] * 60}]})
+    assert answer.status_code == 400 and "60 pictures" in answer.json()["error"]["message"]
+
+
+@pytest.fixture(scope="module")
+def drawer():
+    with TestClient(create_app(drawing.drawing()), base_url=HERE) as client:
+        yield client
+
+
+def pixels(part):
+    assert part["type"] == "image_url"
+    kind, _, data = part["image_url"]["url"].partition(",")
+    assert kind == "data:image/png;base64"
+    return np.asarray(image_module.open(io.BytesIO(base64.b64decode(data))))
+
+
+QUESTION = {"messages": [{"role": "user", "content": "draw"}], "max_tokens": 200}
+
+
+def test_a_picture_drawn_in_an_answer_comes_with_it(drawer):
+    (choice,) = drawer.post(CHAT, json=QUESTION).json()["choices"]
+    assert choice["message"]["content"] == "a red  circle"
+    (picture,) = choice["message"]["images"]
+    wanted = drawing.TOKENIZER.image_tokenizer.decode(np.array(drawing.CODES) - drawing.IDS.first)
+    assert np.array_equal(pixels(picture), np.asarray(wanted))
+    made = drawer.post(CHAT, json={**QUESTION, "stream": True, "n": 2, "seed": 1}).text
+    deltas = [json.loads(line.removeprefix("data: "))["choices"][0] for line in made.split("\n\n")[:-2]]
+    said = [delta["delta"] for delta in deltas if delta["index"] == 1]
+    (place,) = [place for place, delta in enumerate(said) if "images" in delta]
+    assert said[place]["images"] == [picture]
+    assert "".join(delta.get("content", "") for delta in said[:place]) == "a red "
+    again = {"role": "assistant", "content": [{"type": "text", "text": "a red "}, picture]}
+    assert (
+        drawer.post(CHAT, json={"messages": [*QUESTION["messages"], again, *QUESTION["messages"]]}).status_code == 200
+    )
+
+
+@pytest.mark.parametrize("count", [5, 20, 70], ids=["in its first rows", "in the middle", "after it"])
+def test_an_answer_goes_on_within_a_picture_and_after_it(drawer, count):
+    begun = drawing.SAID[: len(drawing.BEFORE) + count]
+    message = drawer.post(CHAT, json={**QUESTION, "answer_ids": begun}).json()["choices"][0]["message"]
+    assert len(message.get("images", [])) == (0 if count == 70 else 1)
+    if count != 70:
+        assert message["images"] == drawer.post(CHAT, json=QUESTION).json()["choices"][0]["message"]["images"]
+    assert drawer.post("/inside/next", json={"messages": QUESTION["messages"], "answer_ids": begun}).status_code == 200
+
+
+def test_ids_of_pictures_that_are_none_are_refused(drawer):
+    known, begun = drawing.IDS, drawing.PICTURE
+    for ids in ([known.first], [known.end], [known.begin, known.first], [*begun[:9], 20], [*begun[:-1], 20]):
+        answer = drawer.post(CHAT, json={**QUESTION, "answer_ids": ids})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, f"answer_ids.{len(ids) - 1}")
+    assert drawer.post("/detokenize", json={"tokens": begun}).status_code == 400  # no text
 
 
 def test_a_text_model_takes_no_pictures(client):

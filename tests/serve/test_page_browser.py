@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from malmoi.config import ImageTokenizerConfig
 from malmoi.generate.backend import FunctionBackend
 from malmoi.generate.engine import Engine
 from malmoi.serve.service import Service
-from malmoi.tokens.image import ImageTokenizer
 from malmoi.tokens.interleave import with_images
 from malmoi.tokens.vocabulary import learn
+from serve import drawing
 from serve.conftest import ANSWER, Running, rambles, service_of, slowly
 from serve.opened import opened
 
@@ -336,7 +335,7 @@ def test_an_error_is_told_in_the_conversation(visit):
 def test_a_picture_is_attached_where_the_model_reads_them(visit, running, tmp_path):
     page = visit(running.address)
     assert page.locator('.composer [title="This model reads text only"]').is_disabled()
-    tokenizer = with_images(learn(["hello world. 안녕하세요 세상."] * 20, vocab_size=290), untrained_images())
+    tokenizer = with_images(learn(["hello world. 안녕하세요 세상."] * 20, vocab_size=290), drawing.untrained())
     backend = FunctionBackend(lambda past: 20.0 * (np.arange(len(tokenizer)) == 65), len(tokenizer), max_position=512)
     served = Running(Service(Engine(backend, tokenizer), tokenizer, "seeing"))
     try:
@@ -359,8 +358,36 @@ def test_a_picture_is_attached_where_the_model_reads_them(visit, running, tmp_pa
         served.close()
 
 
-def untrained_images():
-    return ImageTokenizer(ImageTokenizerConfig(image_size=32, levels=(4, 3), hidden_channels=8, num_blocks=0)).eval()
+def test_a_picture_that_the_model_draws_is_shown_in_its_place(visit, tmp_path):
+    served = Running(drawing.drawing())
+    try:
+        page = visit(served.address)
+        say(page, "draw")
+        shown = page.locator(".message.assistant .body > *")
+        assert [each.strip() for each in shown.all_inner_texts()] == ["a red", "", "circle"]
+        assert shown.nth(1).locator("img").get_attribute("alt") == "a picture drawn by the model"
+        assert page.evaluate("document.querySelector('.drawn img').naturalWidth") == 32
+        source = page.locator(".drawn img").get_attribute("src")
+        page.reload()
+        page.wait_for_selector(".drawn img")
+        assert page.locator(".drawn img").get_attribute("src") == source
+        with page.expect_request("**/v1/chat/completions") as asked:
+            page.fill("#message", "and now?")
+            page.press("#message", "Enter")
+        parts = asked.value.post_data_json["messages"][1]["content"]
+        assert [part.get("text") or part["image_url"]["url"] for part in parts] == ["a red ", source, " circle"]
+        page.wait_for_selector(".message.assistant:last-child .facts")
+        page.locator(".message.assistant .token").last.click()  # after the picture ...
+        page.locator("button.alternative:not(:disabled)").first.click()  # ... another word: the picture stays
+        page.wait_for_selector(SEND)
+        assert page.locator(".message.assistant").last.locator(".drawn img").get_attribute("src") == source
+        assert page.locator(".message .error").count() == 0
+        page.click(".menu summary")
+        with page.expect_download() as saved:
+            page.locator(".menu-items button").first.click()
+        assert f"![picture]({source})" in saved.value.path().read_text("utf-8")
+    finally:
+        served.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

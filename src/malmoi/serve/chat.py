@@ -1,7 +1,8 @@
 """POST /v1/chat/completions: a conversation in, the next turn out, at once or as it is written.
 
 With tools, an answer that begins with a brace is a call (the grammar allows nothing else to begin so); it is told as a
-whole, since half a call is no use to anybody.
+whole, since half a call is no use to anybody. A picture that the model draws stands in `images` of the message (in a
+stream: of the delta that completes it), in the form in which a message may hold one.
 """
 
 import json
@@ -16,6 +17,7 @@ from malmoi.generate.trace import Alternative, TokenTrace
 from malmoi.serve import asking, forms, schema
 from malmoi.serve.asking import Asked, Written
 from malmoi.serve.errors import ApiError
+from malmoi.serve.images import Drawing
 from malmoi.serve.prompts import chat_ends, chat_prompt
 from malmoi.serve.service import Piece, Service
 from malmoi.serve.sse import event, streaming, while_here, whole
@@ -41,7 +43,7 @@ def router(service: Service) -> "APIRouter":
             return streaming(_chunks(service, body, asked, head), asked.closing)
         async with asked.closing:
             written = await while_here(request.receive, asking.collect(asked, body.n or 1))
-        return whole(_whole(service, body, asked, head, written))
+        return whole(_whole(service, body, asked, head, written, [await _drawn(service, body, one) for one in written]))
 
     return routes
 
@@ -137,12 +139,25 @@ def _head(service: Service, asked: Asked) -> dict[str, Any]:
     }
 
 
+async def _drawn(service: Service, body: schema.ChatRequest, written: Written) -> list[dict[str, Any]]:
+    """The pictures of an answer."""
+    drawing = Drawing(service, body.answer_ids or ())
+    return [picture for piece in written.pieces for picture in await drawing.push(piece.token.id)]
+
+
 def _whole(
-    service: Service, body: schema.ChatRequest, asked: Asked, head: dict[str, Any], written: Sequence[Written]
+    service: Service,
+    body: schema.ChatRequest,
+    asked: Asked,
+    head: dict[str, Any],
+    written: Sequence[Written],
+    drawn: Sequence[list[dict[str, Any]]],
 ) -> dict[str, Any]:
     choices = []
-    for number, one in enumerate(written):
+    for number, (one, pictures) in enumerate(zip(written, drawn, strict=True)):
         message: dict[str, Any] = {"role": "assistant", "content": one.text, "refusal": None}
+        if pictures:
+            message["images"] = pictures
         reason = one.finish_reason
         call = forms.called(one.text) if _tools(body) and one.text.startswith("{") else None
         if call is not None:
@@ -167,6 +182,7 @@ async def _chunks(service: Service, body: schema.ChatRequest, asked: Asked, head
         yield event({**head, "choices": [_choice(number, {"role": "assistant", "content": ""})]})
     calls: dict[int, str] = {}  # choice -> what has been written of its call
     tools, began, count = bool(_tools(body)), set(), 0
+    drawings = [Drawing(service, body.answer_ids or ()) for _ in range(body.n or 1)]
     async for number, piece in asked.pieces():
         count += 1
         text, reason = piece.token.text, asking.finish(piece)
@@ -184,6 +200,8 @@ async def _chunks(service: Service, body: schema.ChatRequest, asked: Asked, head
                     delta = {"content": calls[number]}
                 else:
                     delta, reason = {"tool_calls": [{"index": 0, **_tool_call(call)}]}, "tool_calls"
+        if pictures := await drawings[number].push(piece.token.id):
+            delta["images"] = pictures
         choice = _choice(number, delta, reason)
         if body.logprobs:
             choice["logprobs"] = logprobs([piece], body.top_logprobs or 0)

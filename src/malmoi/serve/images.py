@@ -2,11 +2,14 @@
 
 A picture is some dozens of tokens after the text and a picture's beginning; the engine sees to it that it is whole. It
 comes back as a PNG in base64; nothing is stored, so that there is no address to give.
+
+A model that knows pictures may draw one in a conversation as well: `Drawing` finds them among the tokens of an answer.
 """
 
 import base64
 import secrets
 import time
+from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -44,15 +47,17 @@ def router(service: Service) -> "APIRouter":
         asked = await asking.ask(service, request.state.key, [partial(_request, service, body, known)])
         async with asked.closing:
             written = await while_here(request.receive, asking.collect(asked, body.n or 1))
-        drawn = await service.blocking(_pngs, service, known, written)
+        codes = [[piece.token.id for piece in one.pieces][: known.grid**2] for one in written]
+        drawn = await service.blocking(_pngs, service, known, codes)
         return whole(
             {
                 "created": int(time.time()),
                 "model": service.name,
+                "system_fingerprint": service.fingerprint,
                 "model_hash": service.model_hash,
                 "seed": asked.seed,
                 "output_format": "png",
-                "data": [{"b64_json": base64.b64encode(png).decode("ascii")} for png in drawn],
+                "data": [{"b64_json": png} for png in drawn],
                 "usage": _usage(asked.prompt_tokens, sum(len(one.pieces) for one in written)),
             }
         )
@@ -74,15 +79,32 @@ def _request(service: Service, body: schema.ImagesRequest, known: ImageIds) -> E
     return EngineRequest(prompt, resolve(settings, service.base, len(prompt), service.context), salt=body.user or "")
 
 
-def _pngs(service: Service, known: ImageIds, written: Sequence[asking.Written]) -> list[bytes]:
-    """The pictures that the tokens are, as files. Takes its time."""
+class Drawing:
+    """Follows the tokens of an answer (after `begun`, those that stand already) and makes the pictures among them."""
+
+    def __init__(self, service: Service, begun: Sequence[int] = ()) -> None:
+        self._service, self._known = service, service.tokenizer.images
+        self._last = deque(begun, maxlen=self._known.length if self._known is not None else 0)
+
+    async def push(self, token: int) -> list[dict[str, Any]]:
+        """The picture that this token completes, as a part of a message; mostly nothing."""
+        known = self._known
+        self._last.append(token)
+        if known is None or token != known.end:
+            return []
+        (png,) = await self._service.blocking(_pngs, self._service, known, [list(self._last)[2:-1]])
+        return [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{png}"}}]
+
+
+def _pngs(service: Service, known: ImageIds, written: Sequence[Sequence[int]]) -> list[str]:
+    """The pictures that these codes are, as files in base64. Takes its time."""
     from malmoi.tokens.picture import png
 
     images = service.tokenizer.image_tokenizer
     if images is None:
         raise ApiError(400, "The folder of this model lacks its image_tokenizer/.", code="not_available")
-    codes = [np.array([piece.token.id for piece in one.pieces][: known.grid**2]) - known.first for one in written]
-    return [png(np.asarray(images.decode(grid))) for grid in codes]
+    pictures = [np.asarray(images.decode(np.array(codes) - known.first)) for codes in written]
+    return [base64.b64encode(png(picture)).decode("ascii") for picture in pictures]
 
 
 def _usage(prompt_tokens: int, drawn_tokens: int) -> dict[str, int]:

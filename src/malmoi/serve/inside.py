@@ -84,7 +84,10 @@ def router(service: Service) -> "APIRouter":
 
         def make() -> engine.Request:
             alone = place.model_copy(update={"n": None, "stop": None})
-            return asking.make(service, alone, _ids(service, place), 1, ends=chat_ends(service), trace=ALTERNATIVES)
+            ids, known = _ids(service, place), service.tokenizer.images
+            inside = known.unfinished(ids) if known is not None else None
+            length = known.length - inside if known is not None and inside else 1  # a picture begun must have room
+            return asking.make(service, alone, ids, length, ends=chat_ends(service), trace=ALTERNATIVES)
 
         async with service.answering(make, request.state.key) as answer:
             async for piece in answer.pieces():
@@ -92,9 +95,9 @@ def router(service: Service) -> "APIRouter":
         raise ApiError(500, "The engine gave no token.", code="generation_failed")
 
     @routes.post("/token")
-    async def token(place: TokenRequest) -> dict[str, Any]:
+    async def token(place: TokenRequest, request: Request) -> dict[str, Any]:
         """Attention of each head and the logit lens of each layer, at the step that chose the token."""
-        return await service.blocking(_explained, service, place)
+        return await service.working(request.state.key, _explained, service, place)
 
     @routes.get("/settings")
     async def settings(lang: Language = "en") -> list[dict[str, Any]]:
@@ -102,11 +105,11 @@ def router(service: Service) -> "APIRouter":
         return [_told(setting, service, lang) for setting in SETTINGS]
 
     @routes.get("/parameters")
-    async def parameters(lang: Language = "en") -> dict[str, Any]:
+    async def parameters(request: Request, lang: Language = "en") -> dict[str, Any]:
         """Positional, learned, hyper- and configuration parameters of the served model."""
         if service.folder is None:
             raise ApiError(404, "This server's model does not lie in a folder, so nothing is known of its parameters.")
-        return await service.blocking(_parameters, service, service.folder, lang)
+        return await service.working(request.state.key, _parameters, service, service.folder, lang)
 
     return routes
 

@@ -1,7 +1,8 @@
 """From what a client said to the ids that the model goes on from.
 
 Only here do a request's words become tokens. Control tokens come from the chat renderer alone: a text that spells one
-is text, and ids that a client gives (an answer begun, to go on another way) may be ordinary tokens only.
+is text, and ids that a client gives (an answer begun, to go on another way) may be ordinary tokens only, or where the
+model draws those of well-formed pictures, which a client could as well send as files.
 """
 
 from __future__ import annotations
@@ -38,18 +39,41 @@ def chat_prompt(
         if not messages:
             raise ApiError(400, "There is nothing before the message to be continued.", param="messages")
         answer_ids = tokenizer.encode(last["content"], add_special_tokens=False)
-    begun = ordinary(service, answer_ids, "answer_ids")
+    _require_room(service, messages)
+    begun = ordinary(service, answer_ids, "answer_ids", pictures=True)
     return [*prompt_ids(tokenizer, messages, add_generation_prompt=True), *begun]
 
 
-def ordinary(service: Service, ids: Sequence[int], param: str) -> list[int]:
-    """The ids, if all of them are tokens of a text; a client cannot give control tokens."""
+def _require_room(service: Service, messages: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse more pictures than the context could hold before one of them is unpacked."""
+    known = service.tokenizer.images
+    contents = [message["content"] for message in messages if not isinstance(message["content"], str)]
+    count = sum(part["type"] == "image_url" for content in contents for part in content)
+    if known is not None and count * known.length > service.context:
+        raise ApiError(
+            400,
+            f"The conversation holds {count} pictures of {known.length} tokens each; the model's context is "
+            f"{service.context} tokens. Send fewer.",
+            "messages",
+            "invalid_value",
+        )
+
+
+def ordinary(service: Service, ids: Sequence[int], param: str, *, pictures: bool = False) -> list[int]:
+    """The ids, if all of them are tokens of a text (or, with `pictures`, of whole pictures, the last of which may be
+    unfinished); a client cannot give other control tokens."""
     control = set(service.tokenizer.special_tokens.values())
+    known = service.tokenizer.images if pictures else None
+    inside = 0  # tokens of a picture before this one
     for place, token in enumerate(ids):
-        if token in control or not 0 <= token < len(service.tokenizer):
-            raise ApiError(
-                400, f"{param}[{place}]: {token} is no token of a text.", f"{param}.{place}", "invalid_value"
-            )
+        if known is not None and (inside or token == known.begin):
+            right = known.may_stand(inside, token)
+            inside = (inside + 1) % known.length
+        else:
+            right = token not in control and 0 <= token < len(service.tokenizer)
+        if not right:
+            what = "does not go on with the picture before it" if inside else "is no token of a text"
+            raise ApiError(400, f"{param}[{place}]: {token} {what}.", f"{param}.{place}", "invalid_value")
     return list(ids)
 
 

@@ -74,6 +74,11 @@ class ImageIds:
         """A grid of codes (G, G) as the tokens of a whole picture."""
         return [self.begin, self.size, *(codes.ravel() + self.first).tolist(), self.end]
 
+    def may_stand(self, place: int, token: int) -> bool:
+        """Whether this may be token number `place` of a picture, its beginning being number 0."""
+        frame = {0: self.begin, 1: self.size, self.length - 1: self.end}
+        return token == frame[place] if place in frame else self.first <= token < self.first + self.count
+
     def unfinished(self, ids: Sequence[int]) -> int | None:
         """How many tokens of a picture stand at the end of `ids`, its beginning included; None outside of pictures.
 

@@ -68,12 +68,16 @@ export function drawBody(app, node, body) {
     fill(body, h("p", { class: "said" }, node.content));
     return;
   }
-  if (!node.content && app.writing.has(node.id)) {
+  if (!node.content && !node.drawn?.length && app.writing.has(node.id)) {
     fill(body, h("p", { class: "waiting" }, h("span", { class: "caret" }), h("span", { class: "visually-hidden" }, t("writing"))));
     return;
   }
   const emit = node.tokens?.length ? tokenEmitter(app, node) : (start, end) => [node.content.slice(start, end)];
-  const nodes = render(node.content, emit, (block, text, language) => codeBlock(app, block, text, language));
+  const code = (block, text, language) => codeBlock(app, block, text, language);
+  const nodes = tree.parts(node).flatMap(({ url, from, to }) => {
+    if (url) return [h("div", { class: "pictures drawn" }, h("img", { src: url, alt: t("drawnPicture") }))];
+    return render(node.content.slice(from, to), (start, end) => emit(from + start, from + end), code);
+  });
   fill(body, nodes.length ? nodes : h("p", { class: "muted" }, node.error ? "" : t("emptyAnswer")));
   if (app.writing.has(node.id)) (body.lastElementChild ?? body).append(h("span", { class: "caret" }));
 }

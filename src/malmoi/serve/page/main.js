@@ -9,7 +9,7 @@ import { parametersPage } from "./parameters.js";
 import { settingsPanel } from "./settings.js";
 import { buildShell, confirmDialog, drawSide, drawTop, keyDialog } from "./shell.js";
 import * as storage from "./storage.js";
-import { isControl, textOf } from "./tokens.js";
+import { isControl, isPicture, textOf } from "./tokens.js";
 import * as tree from "./tree.js";
 import { wordPanel } from "./word.js";
 
@@ -66,7 +66,8 @@ const app = {
     const probability = Math.exp(other.final_logprob ?? -Infinity);
     const chosen = { ...instead, ...other, rank, probability, chosenByHand: true, seconds: 0, joules: 0 };
     const tokens = [...node.tokens.slice(0, index), chosen];
-    const written = this.answer(this.conversation.nodes[node.parent], { tokens, ended: isControl(other) });
+    const drawn = (node.drawn ?? []).filter((picture) => picture.token <= index);
+    const written = this.answer(this.conversation.nodes[node.parent], { tokens, drawn, ended: isControl(other) && !isPicture(other) });
     const [newest] = tree.children(this.conversation, node.parent).slice(-1);
     this.openWord(newest, index);
     return written;
@@ -74,13 +75,13 @@ const app = {
 
   /** Let the model answer `parent`: `count` answers, each after `tokens`, which stand already. A `fresh` answer does not
    * repeat the seed that was set. */
-  async answer(parent, { tokens = [], count = 1, ended = false, fresh = false }) {
+  async answer(parent, { tokens = [], drawn = [], count = 1, ended = false, fresh = false }) {
     const { conversation } = this;
     const { n, seed, ...settings } = this.settings;
     if (seed !== undefined && !fresh) settings.seed = seed;
     const group = count > 1 ? tree.newId() : null;
     const nodes = Array.from({ length: count }, () =>
-      tree.addNode(conversation, parent.id, "assistant", textOf(tokens), { tokens: [...tokens], settings, group, finish: ended ? "stop" : null }),
+      tree.addNode(conversation, parent.id, "assistant", textOf(tokens), { tokens: [...tokens], drawn: [...drawn], settings, group, finish: ended ? "stop" : null }),
     );
     conversation.chosen[parent.id] = nodes[0].id;
     conversation.spread = group;
@@ -121,6 +122,9 @@ const app = {
         node.seed = chunk.seed;
         node.tokens.push(...(choice.explain ?? []));
         node.content = byBytes ? textOf(node.tokens) : node.content + (choice.delta.content ?? "");
+        for (const { image_url: { url } } of choice.delta.images ?? []) {
+          node.drawn.push({ url, at: node.content.length, token: node.tokens.length });
+        }
         if (choice.finish_reason) node.finish = choice.finish_reason;
         this.grow(node);
       }

@@ -90,7 +90,7 @@ function exportMenu(app) {
   const menu = h("details", { class: "menu" });
   const item = (words, act) =>
     h("button", { type: "button", onclick: () => ((menu.open = false), act()) }, words);
-  const names = { user: t("user"), assistant: t("assistant"), system: t("systemRole") };
+  const names = { user: t("user"), assistant: t("assistant"), system: t("systemRole"), picture: t("picture") };
   menu.append(
     h("summary", { class: "quiet", "aria-label": t("export"), title: t("export") }, icon("export")),
     h(

@@ -13,8 +13,9 @@ export function heat(token) {
   return level < 0 ? SCALE.length : level;
 }
 
-/** A control token ends an answer; it cannot be continued from. */
+/** A control token stands for no text. It ends an answer, if it is not a part of a picture. */
 export const isControl = (token) => /^<\|.*\|>$/.test(token.text);
+export const isPicture = (token) => /^<\|(begin_of_image|end_of_image|grid_\d+x\d+|image_\d+)\|>$/.test(token.text);
 
 /** Where each token's characters stand in the answer's text: [start, end). A token that ends inside a character has
  * none; the one that completes it gets them. What stands beyond the `length` of the text shown has none either. */

@@ -1,8 +1,9 @@
 // A conversation is a tree: who edits a message or asks again begins another branch, and nothing is lost.
 //
-// A node is a message: { id, parent, role, content, images, tokens, finish, seed, group, error }. `chosen` says which
-// child of a node is shown; the first messages are children of "root". Answers that were asked for together (n) have
-// the same `group`. Pure functions over plain data, which is also what is stored and exported.
+// A node is a message: { id, parent, role, content, images, drawn, tokens, finish, seed, group, error }. `images` are the
+// pictures that a person attached, `drawn` those of the model: { url, at (characters before it), token (and tokens) }.
+// `chosen` says which child of a node is shown; the first messages are children of "root". Answers that were asked for
+// together (n) have the same `group`. Pure functions over plain data, which is also what is stored and exported.
 
 export const ROOT = "root";
 
@@ -51,22 +52,40 @@ export function together(conversation, node) {
 export function messages(conversation, last) {
   const said = [];
   for (let at = last; at; at = conversation.nodes[at.parent]) {
-    if (at.role === "user" || at.content) said.unshift({ role: at.role, content: content(at) });
+    if (at.role === "user" || at.content || at.drawn?.length) said.unshift({ role: at.role, content: content(at) });
   }
   if (conversation.system.trim()) said.unshift({ role: "system", content: conversation.system });
   return said;
 }
 
+/** A message in the order in which it was said: slices of its text, { from, to }, and pictures, { url }. */
+export function parts(node) {
+  const found = (node.images ?? []).map((url) => ({ url }));
+  let from = 0;
+  for (const { at, url } of node.drawn ?? []) {
+    if (at > from) found.push({ from, to: at });
+    found.push({ url });
+    from = at;
+  }
+  if (from < node.content.length) found.push({ from, to: node.content.length });
+  return found;
+}
+
 function content(node) {
-  if (!node.images?.length) return node.content;
-  const pictures = node.images.map((url) => ({ type: "image_url", image_url: { url } }));
-  return node.content ? [...pictures, { type: "text", text: node.content }] : pictures;
+  const found = parts(node);
+  if (!found.some((part) => part.url)) return node.content;
+  return found.map(({ url, from, to }) =>
+    url ? { type: "image_url", image_url: { url } } : { type: "text", text: node.content.slice(from, to) },
+  );
 }
 
 /** The branch that is shown, for people. */
 export function toMarkdown(conversation, names) {
-  const parts = [`# ${conversation.title || "Malmoi"}`];
-  if (conversation.system.trim()) parts.push(`**${names.system}**\n\n${conversation.system}`);
-  for (const node of path(conversation)) parts.push(`**${names[node.role]}**\n\n${node.content}`);
-  return `${parts.join("\n\n")}\n`;
+  const blocks = [`# ${conversation.title || "Malmoi"}`];
+  if (conversation.system.trim()) blocks.push(`**${names.system}**\n\n${conversation.system}`);
+  for (const node of path(conversation)) {
+    const said = parts(node).map(({ url, from, to }) => (url ? `![${names.picture}](${url})` : node.content.slice(from, to)));
+    blocks.push(`**${names[node.role]}**`, ...said);
+  }
+  return `${blocks.join("\n\n")}\n`;
 }
