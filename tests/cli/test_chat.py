@@ -155,3 +155,35 @@ def test_a_picture_goes_with_the_next_message(talk: Conversation, tmp_path: Path
     assert tokenizer.images.begin in talk.prompt()
     talk.answer("and now?")
     assert talk.messages[2]["content"] == "and now?"
+
+
+def test_a_picture_that_the_model_draws_is_named_kept_and_can_be_saved(talk: Conversation, tmp_path: Path, capsys):
+    import numpy as np
+    from PIL import Image
+
+    from serve import drawing
+
+    backend = drawing.drawing().engine.backend
+    talk = Conversation(replace(talk.speaker, backend=backend, tokenizer=drawing.TOKENIZER), {"max_new_tokens": 200})
+    with pytest.raises(MalmoiError, match="no picture"):
+        talk.save("a.png")
+    talk.answer("draw")
+    assert capsys.readouterr().out == "a red [picture] circle\n"
+    content = talk.messages[1]["content"]
+    assert [part["type"] for part in content] == ["text", "image", "text"]
+    assert drawing.CODES[0] in talk.prompt()  # the model sees what it drew
+    with pytest.raises(MalmoiError, match=r"circle\.png"):
+        talk.save("")
+    assert talk.save(str(tmp_path / "circle.png")) == tmp_path / "circle.png"
+    wanted = drawing.TOKENIZER.image_tokenizer.decode(np.array(drawing.CODES) - drawing.IDS.first)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "circle.png")), np.asarray(wanted))
+
+
+def test_half_a_picture_is_left_out(talk: Conversation):
+    from types import SimpleNamespace
+
+    from serve import drawing
+
+    talk = Conversation(replace(talk.speaker, tokenizer=drawing.TOKENIZER), {})
+    said = [SimpleNamespace(id=index, text="") for index in [*drawing.SAID, *drawing.PICTURE[:30]]]
+    assert [part["type"] for part in talk._content(said)] == ["text", "image", "text"]

@@ -3,21 +3,23 @@
 The conversation is kept as messages and rendered anew for every answer by `malmoi.tokens.chat`, the one place where a
 conversation becomes ids. When it outgrows the model's context, the oldest turns are left out, and that is said. Ctrl-C
 stops an answer, not the program. In a pipe, each line is one message and only the answers are printed.
+
+A terminal shows words only: a picture that the model draws stands there as "[picture]", stays in the conversation, and
+can be kept with /save.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from malmoi.cli import options
+from malmoi.cli import history, options
 from malmoi.cli.console import console, harmless, write
 from malmoi.cli.folders import Speaker, open_speaker, say_note
 from malmoi.config import GenerationConfig, MalmoiError, nearest
@@ -34,6 +36,7 @@ COMMANDS = {
     "/temperature 0.2": "how freely it chooses its words; 0: always the likeliest",
     "/explain": "colour each token by how much it surprised the model; again: stop that",
     "/image PATH": "show it a picture with your next message, if it reads pictures",
+    "/save PATH": "keep the newest picture that it drew, as a PNG",
     "/reset": "forget the conversation",
     "/exit": "leave (also Ctrl-D)",
 }
@@ -55,6 +58,9 @@ def chat(
     """Talk with a model.
 
     Type a message; /help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves. In a pipe each line is a message.
+
+    In a terminal the arrow keys bring back what you typed, also in earlier conversations; MALMOI_HISTORY= (nothing)
+    in the environment keeps no such file.
 
     [bold]Examples[/bold]
 
@@ -83,9 +89,10 @@ def chat(
     speaker.tokenizer.apply_chat_template([{"role": "user", "content": ""}])
     if sys.stdin.isatty():
         console().print(f"[dim]{folder}. /help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.[/dim]")
-    for line in _lines():
-        if not _handle(talk, line):
-            break
+    with contextlib.closing(_lines()) as lines:
+        for line in lines:
+            if not _handle(talk, line):
+                break
 
 
 @dataclass
@@ -97,6 +104,7 @@ class Conversation:
     messages: list[dict[str, Any]] = field(default_factory=list)
     explain: bool = False
     pictures: list[Picture] = field(default_factory=list)  # that go with the next message
+    drawn: Picture | None = None  # the newest one of the model's
     engine: Engine | None = None
 
     def prompt(self) -> list[int]:
@@ -130,10 +138,10 @@ class Conversation:
         parts = [{"type": "image", "image": picture} for picture in self.pictures]
         content = [*parts, {"type": "text", "text": text}] if parts else text
         self.messages.append({"role": "user", "content": content})
-        said: list[str] = []
+        said: list[Any] = []
         try:
             for token in self._stream(self.prompt()):
-                said.append(token.text)
+                said.append(token)
                 self._write(token)
         except KeyboardInterrupt:
             console(stderr=True).print("\n[dim](stopped)[/dim]", end="")
@@ -142,7 +150,27 @@ class Conversation:
             raise
         print()
         self.pictures = []
-        self.messages.append({"role": "assistant", "content": "".join(said)})
+        self.messages.append({"role": "assistant", "content": self._content(said)})
+
+    def _content(self, said: Sequence[Any]) -> Any:
+        """What was said, as a message: a text, or texts and pictures. One that was stopped half way is left out."""
+        known = self.speaker.tokenizer.images
+        ids = [token.id for token in said] if known is not None else []
+        if known is None or known.end not in ids:
+            return "".join(token.text for token in said)
+        import numpy as np
+
+        from malmoi.tokens.interleave import decode_parts
+        from malmoi.tokens.picture import Picture
+
+        content: list[dict[str, Any]] = []
+        for part in decode_parts(self.speaker.tokenizer, ids[: len(ids) - (known.unfinished(ids) or 0)]):
+            if isinstance(part, str):
+                content.append({"type": "text", "text": part})
+            else:
+                self.drawn = Picture.of(np.asarray(part))
+                content.append({"type": "image", "image": self.drawn})
+        return content
 
     def attach(self, path: str) -> None:
         """Show the model a picture with the next message. Raises `MalmoiError` where it reads none, or the file is
@@ -158,6 +186,18 @@ class Conversation:
             raise MalmoiError("/image wants the path of a picture, such as /image apple.png.")
         self.pictures.append(opened(Path(path).expanduser()))
 
+    def save(self, path: str) -> Path:
+        """Keep the newest picture that the model drew. Raises `MalmoiError` where there is none, or no place for it."""
+        from malmoi.tokens.folder import write_bytes
+
+        if self.drawn is None:
+            raise MalmoiError("The model has drawn no picture in this conversation, so /save has nothing to keep.")
+        if not path:
+            raise MalmoiError("/save wants a name for the picture, such as /save circle.png.")
+        file = Path(path).expanduser()
+        write_bytes(file, self.drawn.data())
+        return file
+
     def _stream(self, ids: list[int]) -> Iterator[Any]:
         from malmoi.generate.engine import Engine, stream
         from malmoi.tokens.chat import END
@@ -172,7 +212,10 @@ class Conversation:
         return stream(self.engine, self.speaker.tokenizer, ids, trace=self.explain, **settings)
 
     def _write(self, token: Any) -> None:
-        if self.explain and token.trace is not None and token.text:
+        images = self.speaker.tokenizer.images
+        if images is not None and token.id == images.end:
+            write("[picture]")
+        elif self.explain and token.trace is not None and token.text:
             from rich.text import Text
 
             from malmoi.cli.surprise import colour
@@ -209,7 +252,7 @@ def _command(talk: Conversation, name: str, rest: str) -> None:
                 say.print(f"  {command:<18} {what}", markup=False)
         case "/reset":
             talk.messages = [message for message in talk.messages[:1] if message["role"] == "system"]
-            talk.pictures = []
+            talk.pictures, talk.drawn = [], None
             say.print("[dim](forgotten)[/dim]")
         case "/system":
             talk.messages = [{"role": "system", "content": rest}] if rest else []
@@ -225,6 +268,8 @@ def _command(talk: Conversation, name: str, rest: str) -> None:
         case "/image":
             talk.attach(rest)
             say.print("[dim](it goes with your next message)[/dim]")
+        case "/save":
+            say.print(f"({talk.save(rest)})", style="dim", markup=False)
         case "/explain":
             from malmoi.cli.surprise import LEGEND
 
@@ -235,7 +280,7 @@ def _command(talk: Conversation, name: str, rest: str) -> None:
             raise MalmoiError(f"There is no command {name}.{nearest(name, known)} Commands: {', '.join(known)}.")
 
 
-def _lines() -> Iterator[str]:
+def _lines() -> Generator[str, None, None]:
     """What the person types, or the lines of a pipe."""
     if not sys.stdin.isatty():
         for number, raw in enumerate(sys.stdin.buffer, start=1):
@@ -244,13 +289,12 @@ def _lines() -> Iterator[str]:
             except UnicodeDecodeError as error:
                 raise MalmoiError(f"standard input: line {number}, byte {error.start + 1} is not UTF-8.") from None
         return
-    with contextlib.suppress(ImportError):  # arrow keys and history, where the platform has them
-        importlib.import_module("readline")
-    while True:
-        try:
-            yield input("> ")
-        except KeyboardInterrupt:
-            print("\n(/exit or Ctrl-D leaves)", file=sys.stderr)
-        except EOFError:
-            print()
-            return
+    with history.kept(history.path()):
+        while True:
+            try:
+                yield input("> ")
+            except KeyboardInterrupt:
+                print("\n(/exit or Ctrl-D leaves)", file=sys.stderr)
+            except EOFError:
+                print()
+                return
