@@ -376,6 +376,7 @@ CONFIGS: tuple[type[Config], ...] = (
     SourceConfig,
     DataConfig,
     ImageTokenizerConfig,
+    VisionConfig,
     LoraConfig,
     ParallelConfig,
     Recipe,
