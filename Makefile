@@ -42,8 +42,8 @@ test-ray: $(VENV)/.installed-ray
 
 lint: $(VENV)/.installed-dev
 	@status=0; \
-	$(BIN)/ruff format --check src tests benchmarks || status=1; \
-	$(BIN)/ruff check src tests benchmarks || status=1; \
+	$(BIN)/ruff format --check src tests benchmarks docs || status=1; \
+	$(BIN)/ruff check src tests benchmarks docs || status=1; \
 	$(BIN)/pyright || status=1; \
 	exit $$status
 
