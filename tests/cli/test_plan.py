@@ -63,6 +63,61 @@ def test_nano_on_this_machine(malmoi, measured):
     assert "not known" in out and "no price is known" in out
 
 
+def test_this_machine_is_planned_as_our_own_training(malmoi, measured):
+    from malmoi import presets
+    from malmoi.plan.here import memory_here, step_here
+    from malmoi.plan.layout import Layout
+    from malmoi.plan.work import work_of
+
+    found = planned(malmoi, "nano", "--on", "this-machine", "--batch", "32", "--search", "smallest")
+    axes = {name: value for name, value in found["layout"].items() if name not in ("accumulation", "words")}
+    training = Training(32, 256, "fp32", "muon")
+    work = work_of(presets.preset("nano"))
+    assert found["memory"]["peak"] == memory_here(work, Layout(**axes), training).peak
+    step = step_here(work, machine.this_machine(), training, Layout(**axes))
+    assert found["step"]["seconds"] == pytest.approx(step.total)
+    out = malmoi("plan", "nano", "--on", "this-machine", "--batch", "32").out
+    assert "Muon" in out and "planner_here.md" in out.replace("\n", "")
+    out = malmoi("plan", "nano", "--on", "this-machine", "--explain", "memory.activations").out
+    assert "autograd" in out and "Korthikanti" not in out
+    chosen = planned(
+        malmoi, "nano", "--on", "this-machine", "--layout", "recompute=full,micro_batch=8", "--batch", "32"
+    )
+    assert chosen["layout"]["accumulation"] == 4 and chosen["layout"]["recompute"] == "full"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nano", "--precision", "bf16"], "only imitate it, slowly. Take fp32"),
+        (["nano", "--precision", "fp16"], "only imitate it"),
+        (["nano", "--precision", "fp8"], "no fp8 units. Take fp32"),
+        (["nano", "--layout", "tensor=2"], "2 devices, but there are 1"),
+        (["nano", "--layout", "micro_batch=3", "--batch", "32"], "does not divide the batch's rows = 32"),
+    ],
+)
+def test_mistakes_on_this_machine(malmoi, measured, arguments: list[str], words: str):
+    result = malmoi("plan", *arguments, "--on", "this-machine")
+    assert result.code != 0 and words in result.err.replace("\n", " ")
+
+
+def test_a_model_too_large_for_this_machine_hears_what_would_do(malmoi, measured):
+    found = planned(malmoi, "llama3.1-8b", "--on", "this-machine")
+    assert not found["fits"] and "enough" not in found
+    assert "--laptop" in found["verdict"] and "GiB" in found["verdict"]
+    assert "Does not fit" in malmoi("plan", "llama3.1-8b", "--on", "this-machine").out
+
+
+def test_a_processor_that_multiplies_bfloat16_trains_in_it(malmoi, measured):
+    cpu = {**RECORD["cpu"], "matmul": {"float32": 1e11, "bfloat16": 2e11, "int8": None}}
+    plain = planned(malmoi, "nano", "--on", "this-machine", "--batch", "32")
+    machine.save({**RECORD, "cpu": cpu})
+    found = planned(malmoi, "nano", "--on", "this-machine", "--batch", "32")
+    assert (plain["model"]["precision"], found["model"]["precision"]) == ("fp32", "bf16")
+    assert found["step"]["seconds"] < plain["step"]["seconds"]
+    assert found["memory"]["activations"] < plain["memory"]["activations"]
+
+
 def test_this_machine_unmeasured(malmoi, tmp_path, monkeypatch):
     monkeypatch.setenv(machine.VARIABLE, str(tmp_path / "none.json"))
     result = malmoi("plan", "nano", "--on", "this-machine")

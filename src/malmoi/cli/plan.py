@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +14,7 @@ from malmoi.cli.console import print_json
 from malmoi.config import MalmoiError, ModelConfig, nearest
 
 if TYPE_CHECKING:
-    from malmoi.plan.hardware import Cluster
+    from malmoi.plan.hardware import Cluster, Device
     from malmoi.plan.layout import Layout, Training
     from malmoi.plan.work import Work
 
@@ -164,6 +165,14 @@ def usual_precision(where: Cluster) -> str:
     return "fp32" if device.measured and device.fp32 >= device.bf16 else "bf16"
 
 
+def check_precision(how: str, device: Device) -> None:
+    """Raise `MalmoiError` for numbers that a device cannot train with, or only slowly."""
+    if device.cpu and (how == "fp16" or (how == "bf16" and device.bf16 <= device.fp32)):
+        raise MalmoiError(f"--precision {how}: {device.name} would only imitate it, slowly. Take fp32.")
+    if how == "fp8" and not device.fp8:
+        raise MalmoiError(f"--precision fp8: {device.name} has no fp8 units. Take {'fp32' if device.cpu else 'bf16'}.")
+
+
 def asked(
     model: str,
     on: str | None,
@@ -177,6 +186,7 @@ def asked(
     """The question, its gaps filled with what is usual."""
     from malmoi.plan.layout import Training
     from malmoi.plan.planner import default_batch
+    from malmoi.plan.program import program
 
     where = machine(on)
     _, work = read(model)
@@ -187,14 +197,14 @@ def asked(
     known = ("fp32", "fp16", "bf16", "fp8")
     if how not in known:
         raise MalmoiError(f"--precision {how}: training is planned in {', '.join(known)}.{nearest(how, known)}")
-    if how == "fp8" and not where.device.fp8:
-        raise MalmoiError(f"--precision fp8: {where.device.name} has no fp8 units. Take bf16.")
+    check_precision(how, where.device)
     rows = batch if batch is not None else FINETUNE_ROWS if finetune else default_batch(work, sequence, where.count)
     if finetune and batch is None:
         rows = -(-rows // where.count) * where.count
     if rows < 1:
         raise MalmoiError(f"--batch {rows}: must be at least 1.")
-    training = Training(rows, sequence, how, lora_rank=RANK if finetune is Finetune.lora else 0)  # type: ignore[arg-type]
+    rank, optimizer = RANK if finetune is Finetune.lora else 0, program(where.device).optimizer
+    training = Training(rows, sequence, how, optimizer, lora_rank=rank)  # type: ignore[arg-type]
     wanted = amount(tokens, "--tokens") if tokens is not None else FINETUNE_TOKENS if finetune else None
     chosen = parse_layout(layout, where.count, training) if layout else None
     return {"work": work, "cluster": where, "training": training, "tokens": wanted, "layout": chosen}
@@ -278,4 +288,10 @@ def pretended(model: str, found: dict[str, Any], question: dict[str, Any], ranks
     if "layout" not in found:
         raise MalmoiError(f"--dry-run: {found['verdict']}")
     axes = {name: value for name, value in found["layout"].items() if name not in ("accumulation", "words")}
-    return dry_run(config, Layout(**axes), question["training"], ranks)
+    rehearsed = dry_run(config, Layout(**axes), replace(question["training"], optimizer="adamw"), ranks)
+    if question["cluster"].device.cpu:
+        rehearsed["not_run"].append(
+            "compiled steps and Muon, which the plan of this machine counts: the dry run takes torch's own operations "
+            "and AdamW, and stands beside the formulas of a cluster."
+        )
+    return rehearsed

@@ -124,7 +124,7 @@ def _training(found: dict[str, Any]) -> None:
         (
             "batch",
             f"{batch['rows']:,} rows x {batch['sequence']:,} = {short(batch['tokens'])} tokens, "
-            f"{found['model']['precision']}",
+            f"{found['model']['precision']}, {'Muon' if found['model']['optimizer'] == 'muon' else 'AdamW'}",
         )
     )
     rows.append(
@@ -158,8 +158,7 @@ def _body(found: dict[str, Any]) -> None:
     rows = [
         (
             "step",
-            f"{seconds(step['seconds'])} ({seconds(step['low'])} to {seconds(step['high'])}: nine of ten published "
-            "steps, each system unseen, lay that near)",
+            f"{seconds(step['seconds'])} ({seconds(step['low'])} to {seconds(step['high'])}: {step['interval_of']})",
         )
     ]
     rows.append(

@@ -57,7 +57,7 @@ def dry_run(config: ModelConfig, layout: Layout, training: Training, ranks: list
                 **step,
                 "memory": memory,
                 "formula": formula(work, ran, trained, stage),
-                "apart": apart(config, work, ran, trained, stage),
+                "apart": apart(work, ran, trained, stage),
             }
         )
     return {**found, "layout": asdict(ran), "ranks": entries}
@@ -133,7 +133,7 @@ def formula(work: Work, layout: Layout, training: Training, stage: int) -> dict[
     return {**memory.classes(), "peak": memory.peak, "flops": counted.hardware * training.tokens / layout.devices}
 
 
-def apart(config: ModelConfig, work: Work, layout: Layout, training: Training, stage: int) -> list[dict[str, Any]]:
+def apart(work: Work, layout: Layout, training: Training, stage: int) -> list[dict[str, Any]]:
     """Bytes that our program holds beyond the formula's: (class, bytes, why)."""
     found = [
         {"class": kind, "bytes": size * number, "why": why}
@@ -142,7 +142,7 @@ def apart(config: ModelConfig, work: Work, layout: Layout, training: Training, s
     ]
     return found + [
         {"class": "activations", "bytes": number, "why": why}
-        for number, why in _more_activations(config, work, layout, training, stage)
+        for number, why in _more_activations(work, layout, training, stage)
     ]
 
 
@@ -163,9 +163,7 @@ def _more_states(work: Work, layout: Layout, stage: int) -> list[tuple[float, st
     return extra
 
 
-def _more_activations(
-    config: ModelConfig, work: Work, layout: Layout, training: Training, stage: int
-) -> list[tuple[float, str]]:
+def _more_activations(work: Work, layout: Layout, training: Training, stage: int) -> list[tuple[float, str]]:
     """Bytes of what is kept for the way back beyond the formula's."""
     flying = in_flight(layout, stage, layout.pieces(training))
     rows, size, layers = layout.micro_batch, training.bytes, stage_layers(work, layout, stage)
@@ -177,7 +175,7 @@ def _more_activations(
         )
     ]
     tokens = rows * training.sequence
-    if config.qk_norm and layout.recompute != "selective":
+    if any(layer.qk_norm for layer, _ in layers) and layout.recompute != "selective":
         each = [(layer.heads + layer.kv_heads) * layer.key_dim * number for layer, number in layers]
         held = max(each) / layers[0][1] if layout.recompute == "full" else flying * sum(each)
         normed = tokens * size * held / layout.tensor

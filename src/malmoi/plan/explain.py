@@ -1,6 +1,7 @@
 """Why a number of a plan is what it is: its formula, its source, and the numbers that were put in.
 
-The texts stand in `explanations.yaml` under the number's own name in the answer, such as `memory.activations`.
+The texts stand in `explanations.yaml` under the number's own name in the answer, such as `memory.activations`; those of
+`explanations_here.yaml` take their place where the plan is of our own training on a processor.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from malmoi.config import MalmoiError, nearest
 
 
 @functools.cache
-def texts() -> dict[str, dict[str, Any]]:
-    """Every explanation: {name: {formula, source, with}}."""
+def texts(here: bool = False) -> dict[str, dict[str, Any]]:
+    """Every explanation: {name: {formula, source, with}}. `here`: of our own training on a processor."""
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load(Path(__file__).with_name("explanations.yaml").read_text(encoding="utf-8"), Loader=loader)
+    found: dict[str, dict[str, Any]] = {}
+    for name in ("explanations.yaml", "explanations_here.yaml") if here else ("explanations.yaml",):
+        found |= yaml.load(Path(__file__).with_name(name).read_text(encoding="utf-8"), Loader=loader)
+    return found
 
 
 def value(answer: dict[str, Any], name: str) -> Any:
@@ -38,7 +42,7 @@ def explain(answer: dict[str, Any], name: str) -> dict[str, Any]:
     found = value(answer, name)
     if found is None:
         raise MalmoiError(f"This plan has no {name}: {answer.get('verdict') or 'it does not ask for it'}.")
-    text = texts()[name]
+    text = texts(bool(value(answer, "machine.cpu")))[name]
     inputs = {each: value(answer, each) for each in text["with"]}
     return {
         "name": name,

@@ -37,6 +37,7 @@ class Device:
     fp32: float = 0.0  # 0: not known, training in fp32 is not planned
     units: int = 0  # multiprocessors, each with a tile of a product; 0: not known, no wave is counted
     launch: float = 0.0  # seconds between two small operations, where they were measured
+    cpu: bool = False  # a processor, on which our own program trains
     status: str = "verified"
     source: str = ""
     note: str = ""

@@ -98,6 +98,7 @@ def _device(record: dict[str, Any]) -> Device:
         watts=0.0,
         fp32=rates["float32"],
         launch=float(where["launch"]),
+        cpu=not record["cuda"],
         status="measured",
         source=f"malmoi doctor, {record['date']}",
         note=str(where["name"]),

@@ -11,6 +11,7 @@ A stage of a pipeline keeps the activations of every micro-batch that has come a
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from malmoi.plan.layout import Layout, Training
 from malmoi.plan.work import LayerWork, Work
@@ -75,11 +76,12 @@ def parameters(work: Work, layout: Layout, stage: int) -> tuple[float, float]:
 def adapter(work: Work, layout: Layout, training: Training, stage: int) -> float:
     """Learned numbers of a LoRA adapter on all products of a stage."""
     return sum(
-        number * copies * training.lora_rank * (each.inputs + each.outputs) / layout.tensor
+        number * copies * training.lora_rank * (inputs + outputs) / layout.tensor
         for layer, number in stage_layers(work, layout, stage)
         for matmuls, copies in ((layer.dense, 1), (layer.expert, layer.experts))
         for each in matmuls
         if each.name != "router"
+        for inputs, outputs in each.matrices
     )
 
 
@@ -201,6 +203,21 @@ def memory(work: Work, layout: Layout, training: Training) -> Memory:
     """Bytes on the device that needs most: one of the first stage, or of the last, which has the vocabulary."""
     ends = {0, layout.pipeline - 1}
     return max((stage_memory(work, layout, training, stage) for stage in ends), key=lambda found: found.peak)
+
+
+def terms(work: Work, layout: Layout, training: Training) -> dict[str, Any]:
+    """What the bytes of the first stage are made of, for `--explain`."""
+    dense, expert = parameters(work, layout, 0)
+    layers = stage_layers(work, layout, 0)
+    number = sum(many for _, many in layers)
+    return {
+        "tokens_on_device": layout.micro_batch * training.sequence / layout.context,
+        "layers_on_stage": number,
+        "kept_bytes_per_token": sum(kept(layer, work, layout, training) * many for layer, many in layers) / number,
+        "in_flight": in_flight(layout, 0, layout.pieces(training)),
+        "dense_parameters": dense,
+        "expert_parameters": expert,
+    }
 
 
 def cache(work: Work, sequence: int, size: float = 2.0) -> float:

@@ -15,10 +15,10 @@ from malmoi.config import MalmoiError
 from malmoi.plan import bill, flops, optimum
 from malmoi.plan.hardware import Cluster
 from malmoi.plan.layout import MOST_TOKENS, Layout, Training, check, divisors
-from malmoi.plan.memory import HEADROOM, Memory, in_flight, kept, memory, parameters, stage_layers
-from malmoi.plan.physics import interval
+from malmoi.plan.memory import HEADROOM, Memory
+from malmoi.plan.program import Program, program
 from malmoi.plan.search import Goal, Result, devices_needed, search
-from malmoi.plan.step_time import Step, step_time
+from malmoi.plan.step_time import Step
 from malmoi.plan.work import Work
 
 GOODPUT = 0.9  # of a run's hours are steps that count; the rest restarts, saves, waits (Llama 3: "over 90 %")
@@ -78,8 +78,9 @@ def answer(question: Question) -> dict[str, Any]:
                 )
         return found
     counted = flops.training_flops(work, training.sequence, layout.recompute)
-    bytes_of = memory(work, layout, training)
-    step = step_time(work, question.cluster.device, training, layout)
+    trainer = program(question.cluster.device)
+    bytes_of = trainer.memory(work, layout, training)
+    step = trainer.step(work, question.cluster.device, training, layout)
     cluster = Cluster(layout.devices, question.cluster.device)
     fits = bytes_of.peak <= cluster.device.memory * (1 - HEADROOM)
     found |= {
@@ -88,10 +89,10 @@ def answer(question: Question) -> dict[str, Any]:
         "memory": memory_answer(bytes_of, cluster.device.memory),
         "fits": fits,
         "verdict": "" if fits else f"needs {bytes_of.peak / 2**30:,.1f} GiB of each device: {too_large(layout)}",
-        "terms": terms(work, layout, training),
-        "step": step_answer(step),
+        "terms": trainer.terms(work, layout, training),
+        "step": step_answer(step, trainer),
         "speed": speed(counted, step, cluster, training),
-        "run": run(question, cluster, step, tokens),
+        "run": run(question, cluster, step, tokens, trainer),
         "loss": optimum.expected_loss(_scaling_size(work), tokens) if not training.lora_rank else None,
     }
     if result is not None:
@@ -138,6 +139,7 @@ def _model(work: Work, training: Training) -> dict[str, Any]:
         "kv_bytes_per_token": 2 * work.cached,
         "checkpoint_bytes": 2 * count.total,
         "precision": training.precision,
+        "optimizer": training.optimizer,
         "lora_rank": training.lora_rank,
     }
 
@@ -167,6 +169,7 @@ def machine(cluster: Cluster) -> dict[str, Any]:
         "memory_bytes": device.memory,
         "peak_flops": device.bf16,
         "achievable_flops": device.achievable,
+        "cpu": device.cpu,
         "status": device.status,
         "doubt": device.doubtful,
         "source": device.source,
@@ -177,28 +180,14 @@ def memory_answer(found: Memory, whole: float) -> dict[str, Any]:
     return {**found.classes(), "peak": found.peak, "of": whole, "share": found.peak / whole, "headroom": HEADROOM}
 
 
-def terms(work: Work, layout: Layout, training: Training) -> dict[str, Any]:
-    """What the bytes of the first stage are made of, for `--explain`."""
-    dense, expert = parameters(work, layout, 0)
-    layers = stage_layers(work, layout, 0)
-    number = sum(many for _, many in layers)
-    return {
-        "tokens_on_device": layout.micro_batch * training.sequence / layout.context,
-        "layers_on_stage": number,
-        "kept_bytes_per_token": sum(kept(layer, work, layout, training) * many for layer, many in layers) / number,
-        "in_flight": in_flight(layout, 0, layout.pieces(training)),
-        "dense_parameters": dense,
-        "expert_parameters": expert,
-    }
-
-
-def step_answer(step: Step) -> dict[str, Any]:
-    low, high = interval()
+def step_answer(step: Step, trainer: Program) -> dict[str, Any]:
+    low, high = trainer.interval
     parts = asdict(step)
     return {
         "seconds": step.total,
         "low": step.total * low,
         "high": step.total * high,
+        "interval_of": trainer.interval_of,
         **parts,
         "communication": step.communication,
     }
@@ -218,13 +207,13 @@ def speed(counted: flops.Flops, step: Step, cluster: Cluster, training: Training
     }
 
 
-def run(question: Question, cluster: Cluster, step: Step, tokens: float) -> dict[str, Any]:
+def run(question: Question, cluster: Cluster, step: Step, tokens: float, trainer: Program) -> dict[str, Any]:
     """The whole training: steps, days, energy, carbon dioxide, money."""
     steps = math.ceil(tokens / question.training.tokens)
     seconds = steps * step.total / question.goodput
     hours = seconds / 3600 * cluster.count
     kwh = bill.energy_kwh(hours, cluster.device.watts, question.pue) if cluster.device.watts else None
-    low, high = interval()
+    low, high = trainer.interval
     return {
         "steps": steps,
         "seconds": seconds,

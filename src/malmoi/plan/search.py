@@ -13,9 +13,9 @@ from typing import Literal
 from malmoi.config import MalmoiError
 from malmoi.plan.hardware import Cluster
 from malmoi.plan.layout import Layout, Training, check, divisors
-from malmoi.plan.memory import HEADROOM, memory
-from malmoi.plan.physics import Physics, physics
-from malmoi.plan.step_time import Step, step_time
+from malmoi.plan.memory import HEADROOM
+from malmoi.plan.program import Program, program
+from malmoi.plan.step_time import Step
 from malmoi.plan.work import Work
 
 Goal = Literal["fastest", "cheapest", "smallest"]
@@ -100,21 +100,22 @@ def _turns(depth: int, pipeline: int, pieces: int) -> list[int]:
     return [size for size in divisors(depth // pipeline) if size <= MOST_TURNS]
 
 
-def _lightest(work: Work, layout: Layout, training: Training, limit: float) -> tuple[Layout, float] | None:
+def _lightest(
+    trainer: Program, work: Work, layout: Layout, training: Training, limit: float
+) -> tuple[Layout, float] | None:
     """The layout with the least recomputation and slicing that fits, or None."""
-    how = ("none", "selective", "full") if training.scores else ("none", "full")
     for zero in (1, 3) if layout.pipeline == 1 and layout.data > 1 else (1,):
-        for recompute in how:
+        for recompute in trainer.recomputes(training):
             tried = replace(layout, zero=zero if layout.data > 1 else 0, recompute=recompute)
-            peak = memory(work, tried, training).peak
+            peak = trainer.memory(work, tried, training).peak
             if peak <= limit:
                 return tried, peak
     return None
 
 
-def fitting(work: Work, cluster: Cluster, training: Training, constants: Physics) -> tuple[list[Found], int, int]:
+def fitting(work: Work, cluster: Cluster, training: Training) -> tuple[list[Found], int, int]:
     """All layouts that fit with their times, how many were tried and how many were too large."""
-    found, tried, large = [], 0, 0
+    found, tried, large, trainer = [], 0, 0, program(cluster.device)
     hopeless: set[tuple[int, int, int, int]] = set()
     for layout in candidates(work, cluster.count, cluster.device.node, training):
         key = (layout.tensor, layout.pipeline, layout.context, layout.expert)
@@ -122,41 +123,52 @@ def fitting(work: Work, cluster: Cluster, training: Training, constants: Physics
         if key in hopeless:
             large += 1
             continue
-        lightest = _lightest(work, layout, training, room(cluster))
+        lightest = _lightest(trainer, work, layout, training, room(cluster))
         if lightest is None:
             large += 1
-            if layout.micro_batch == 1 and layout.interleave == 1:
+            if layout.micro_batch == 1 and layout.interleave == 1 and not cluster.device.cpu:
                 hopeless.add(key)  # more rows at a time or more pieces only add to it
             continue
         chosen, peak = lightest
-        found.append(Found(chosen, step_time(work, cluster.device, training, chosen, constants), peak))
+        found.append(Found(chosen, trainer.step(work, cluster.device, training, chosen), peak))
     return found, tried, large
 
 
 def search(work: Work, cluster: Cluster, training: Training, goal: Goal = "fastest") -> Result:
     """The best layout. Raises `MalmoiError` where none fits, saying how many devices would do."""
-    constants = physics()
     sizes = [cluster.count] if goal == "fastest" else divisors(cluster.count)
     found: list[Found] = []
     tried = large = 0
     for count in sizes:
         part = Cluster(count, cluster.device)
-        more, some, lost = fitting(work, part, training, constants)
+        more, some, lost = fitting(work, part, training)
         found, tried, large = found + more, tried + some, large + lost
         if goal == "smallest" and more:
             break
     if not found:
-        enough = devices_needed(work, cluster, training)
-        words = f"about {enough:,} of them would do" if enough else "no number of them was found that would"
-        raise MalmoiError(
-            f"{work.name} does not fit on {cluster}: no layout leaves its states and activations within "
-            f"{room(cluster) / 2**30:,.0f} GiB of each device; {words}."
-        )
+        raise too_small(work, cluster, training)
     measure = (lambda each: each.device_seconds) if goal == "cheapest" else (lambda each: each.step.total)
     ranked = sorted(found, key=measure)
     winner = ranked[0]
     check(winner.layout, work, training)
     return Result(winner, tuple(_runners_up(ranked, goal)), tried, large)
+
+
+def too_small(work: Work, cluster: Cluster, training: Training) -> MalmoiError:
+    """The error where no layout fits: what would do."""
+    if cluster.device.measured:
+        least = min((peak for _, peak in _bare(work, cluster, training, 1)), default=0.0)
+        return MalmoiError(
+            f"{work.name} does not fit on {cluster.device.name}: with the least that can be kept a step needs "
+            f"{least / 2**30:,.2f} GiB, and a plan may fill {room(cluster) / 2**30:,.2f} GiB. Take fewer tokens a row "
+            f"(--seq), a smaller model (malmoi plan --laptop finds the largest), or another machine (--on RTX4090)."
+        )
+    enough = devices_needed(work, cluster, training)
+    words = f"about {enough:,} of them would do" if enough else "no number of them was found that would"
+    return MalmoiError(
+        f"{work.name} does not fit on {cluster}: no layout leaves its states and activations within "
+        f"{room(cluster) / 2**30:,.0f} GiB of each device; {words}."
+    )
 
 
 def _runners_up(ranked: list[Found], goal: Goal) -> Iterator[tuple[Found, str]]:
@@ -202,8 +214,11 @@ def why(loser: Found, winner: Found, goal: Goal = "fastest") -> str:
 def devices_needed(work: Work, cluster: Cluster, training: Training) -> int | None:
     """The smallest number of devices, in whole nodes, that holds the training; None where 64 times the least does not.
 
-    Experts are dealt out in equal hands, so numbers are tried that share a factor with the number of experts.
+    There is one this-machine: for it, None. Experts are dealt out in equal hands, so numbers are tried that share a
+    factor with the number of experts.
     """
+    if cluster.device.measured:
+        return None
     node = cluster.device.node
     states = training.gradient_bytes + 14 if not training.lora_rank else 2
     least = max(1, int(work.counted.total * states / room(cluster)))
@@ -211,16 +226,16 @@ def devices_needed(work: Work, cluster: Cluster, training: Training) -> int | No
     units = {node * size for size in divisors(experts or 1) if node * size <= 4 * least or size == 1}
     counts = {-(-round(least * factor) // unit) * unit for unit in units for factor in GROWTH}
     for count in sorted(counts):
-        if _holds(work, cluster, replace(training, batch=max(training.batch // count, 1) * count), count):
+        rows = replace(training, batch=max(training.batch // count, 1) * count)
+        if any(peak <= room(cluster) for _, peak in _bare(work, cluster, rows, count)):
             return count
     return None
 
 
-def _holds(work: Work, cluster: Cluster, training: Training, count: int) -> bool:
-    """Does any layout fit with the least that a device can be given: one row at a time, everything recomputed?"""
+def _bare(work: Work, cluster: Cluster, training: Training, count: int) -> Iterator[tuple[Layout, float]]:
+    """Layouts with the least that a device can be given (a row at a time, all recomputed), and their bytes."""
+    trainer = program(cluster.device)
     for layout in candidates(work, count, cluster.device.node, training, (1,)):
         if layout.interleave == 1:
             tried = replace(layout, recompute="full", zero=(3 if layout.pipeline == 1 else 1) if layout.data > 1 else 0)
-            if memory(work, tried, training).peak <= room(cluster):
-                return True
-    return False
+            yield tried, trainer.memory(work, tried, training).peak

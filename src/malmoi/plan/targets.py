@@ -17,6 +17,7 @@ from malmoi.plan.hardware import Cluster
 from malmoi.plan.layout import Training
 from malmoi.plan.optimum import best_split, cost_of
 from malmoi.plan.planner import GOODPUT, Question, answer, default_batch
+from malmoi.plan.program import program
 from malmoi.plan.work import Work, work_of
 
 ROUNDS = 6
@@ -77,7 +78,7 @@ def largest(cluster: Cluster, hours: float, precision: str = "bf16") -> dict[str
         work = work_of(shape(split.parameters), "the model worth training")
         size = float(work.counted.active_without_input_embedding)
         batch = default_batch(work, SEQUENCE, cluster.count)
-        training = Training(batch, SEQUENCE, precision)  # type: ignore[arg-type]
+        training = Training(batch, SEQUENCE, precision, program(cluster.device).optimizer)  # type: ignore[arg-type]
         found = answer(Question(work, cluster, training, tokens=split.tokens))
         if not found["fits"]:
             break

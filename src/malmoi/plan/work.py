@@ -21,16 +21,25 @@ from malmoi.plan.counts import Totals, count_by_kind, totals
 
 @dataclass(frozen=True, slots=True)
 class Matmul:
-    """`inputs` x `outputs` numbers. Tensor parallelism cuts the outputs, the inputs, or nothing."""
+    """`inputs` x `outputs` numbers. Tensor parallelism cuts the outputs, the inputs, or nothing.
+
+    `parts`: the outputs of the matrices that this product joins, such as queries, keys and values; empty: it is one.
+    """
 
     name: str
     inputs: int
     outputs: int
     cut: Literal["out", "in", "none"] = "out"
+    parts: tuple[int, ...] = ()
 
     @property
     def size(self) -> int:
         return self.inputs * self.outputs
+
+    @property
+    def matrices(self) -> list[tuple[int, int]]:
+        """(inputs, outputs) of each learned matrix: what an adapter or Muon sees."""
+        return [(self.inputs, outputs) for outputs in self.parts or (self.outputs,)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +64,7 @@ class LayerWork:
     expert: tuple[Matmul, ...] = ()
     expert_other: int = 0
     sinks: bool = False
+    qk_norm: bool = False
 
     @property
     def dense_parameters(self) -> int:
@@ -179,13 +189,14 @@ def _layer(spec: Layer) -> LayerWork:
         expert=expert,
         expert_other=expert_other,
         sinks=attention.sinks,
+        qk_norm=attention.qk_norm is not None,
     )
 
 
 def _attention(spec: Attention) -> tuple[Matmul, ...]:
     queries, keys = spec.num_heads * spec.head_dim, spec.num_key_value_heads * spec.head_dim
     return (
-        Matmul("queries, keys, values", spec.hidden_size, queries + 2 * keys),
+        Matmul("queries, keys, values", spec.hidden_size, queries + 2 * keys, parts=(queries, keys, keys)),
         Matmul("attention output", queries, spec.hidden_size, "in"),
     )
 
@@ -193,7 +204,7 @@ def _attention(spec: Attention) -> tuple[Matmul, ...]:
 def _feed_forward(spec: Dense) -> list[Matmul]:
     into = 2 if spec.gated else 1  # gate and up are one product in every fast implementation
     return [
-        Matmul("feed-forward in", spec.hidden_size, into * spec.size),
+        Matmul("feed-forward in", spec.hidden_size, into * spec.size, parts=into * (spec.size,)),
         Matmul("feed-forward out", spec.size, spec.hidden_size, "in"),
     ]
 
@@ -210,7 +221,10 @@ def deepseek_work(multi_token: bool = False) -> Work:
     )
 
     def gated(size: int) -> tuple[Matmul, ...]:
-        return (Matmul("feed-forward in", d._WIDTH, 2 * size), Matmul("feed-forward out", size, d._WIDTH, "in"))
+        return (
+            Matmul("feed-forward in", d._WIDTH, 2 * size, parts=(size, size)),
+            Matmul("feed-forward out", size, d._WIDTH, "in"),
+        )
 
     seen: dict[str, Any] = {
         "heads": d._HEADS,
