@@ -49,6 +49,39 @@ def test_a_folder_becomes_a_service(folder):
     assert len(tokenizer) == len(service.tokenizer) and service.torch_model()[0] is model
 
 
+def test_a_quantised_folder_is_served_and_says_why_nobody_can_look_inside(folder, tmp_path):
+    from fastapi.testclient import TestClient
+
+    from malmoi.native.library import unavailable
+    from malmoi.serve.app import create_app
+
+    if unavailable() is not None:
+        pytest.skip(f"no native engine here: {unavailable()}")
+    assert main(["quantise", str(folder), "--method", "nearest", "--out", str(tmp_path / "tiny8")]) == 0
+    service = service_of(str(tmp_path / "tiny8"), "auto", None, 1, 64)
+    asked = {"messages": [{"role": "user", "content": "hello"}]}
+    with TestClient(create_app(service), base_url="http://127.0.0.1:8000") as client:
+        assert client.post("/v1/chat/completions", json={**asked, "max_tokens": 3}).status_code == 200
+        assert client.post("/inside/next", json=asked).status_code == 200
+        for path, body in (("/inside/token", asked), ("/v1/embeddings", {"input": "hello"})):
+            answer = client.post(path, json=body)
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"]) == (400, "not_available")
+            for word in ("torch", "tiny8", "malmoi quantise", "the folder that it was made from"):
+                assert word in error["message"]
+            assert str(tmp_path) not in answer.text
+
+
+def test_an_ipv6_address_is_a_host_in_brackets(folder, monkeypatch):
+    from malmoi.serve import http
+
+    seen = []
+    monkeypatch.setattr(http, "run", lambda app, *_: seen.append(app.user_middleware[0].kwargs["hosts"]))
+    for host in ("::1", "localhost"):
+        assert main(["serve", str(folder), "--host", host, "--allowed-host", "my.machine"]) == 0
+    assert seen == [["my.machine", "[::1]"], ["my.machine", "localhost"]]
+
+
 def test_the_hash_follows_the_weights(folder, tmp_path):
     first = hash_of(folder)
     assert first == hash_of(folder)

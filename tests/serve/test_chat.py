@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from malmoi import __version__
 from malmoi.serve import schema
 from malmoi.serve.app import create_app
 from malmoi.serve.chat import plain
@@ -34,7 +35,7 @@ def test_an_answer_carries_text_usage_seed_and_hash(client):
     assert usage["completion_tokens"] == len(IDS) + 1
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
     assert (made["seed"], made["model"], made["model_hash"]) == (7, "made-up", "0123456789abcdef0123")
-    assert made["system_fingerprint"].endswith("-0123456789abcdef")
+    assert made["system_fingerprint"] == f"malmoi-{__version__}-0123456789abcdef"
 
 
 def test_the_reported_seed_repeats_an_answer_and_fits_into_a_browsers_number(wild):
@@ -86,6 +87,25 @@ def test_explain_gives_a_trace_of_every_token_with_its_cost(client):
     told = [trace for event in streamed for choice in event["choices"] for trace in choice.get("explain", [])]
     strip = lambda many: [{k: v for k, v in one.items() if k not in ("seconds", "joules")} for one in many]  # noqa: E731
     assert strip(told) == strip(traces)
+
+
+def test_explain_tells_what_a_form_removed(wild):
+    """Before and after a constraint too: what it forbids has no probability left, and the mass that it moved is told."""
+    asked = question(explain=True, response_format={"type": "json_object"}, temperature=0.9, max_tokens=40, seed=2)
+    choice = wild.post(URL, json=asked).json()["choices"][0]
+    assert choice["message"]["content"].startswith("{")
+    first = choice["explain"][0]
+    assert first["removed"]["constraint"] > 0.5 and list(first["removed"])[0] == "constraint"
+    assert [other["after"]["constraint"] for other in first["alternatives"]].count(None) >= 5
+
+
+def test_a_json_object_is_one(wild):
+    form = {"type": "json_object"}
+    for seed in range(3):
+        choice = wild.post(URL, json=question(response_format=form, seed=seed, max_tokens=600)).json()["choices"][0]
+        assert choice["message"]["content"].startswith("{")
+        if choice["finish_reason"] == "stop":
+            assert isinstance(json.loads(choice["message"]["content"]), dict)
 
 
 def test_answer_ids_go_on_from_an_answer_begun(client):

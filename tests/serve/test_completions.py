@@ -29,6 +29,21 @@ def test_what_is_no_prompt_is_a_400(client, prompt):
     assert client.post(URL, json={"prompt": prompt}).status_code == 400
 
 
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"suffix": "x"}, "suffix"),
+        ({"echo": True}, "echo"),
+        ({"best_of": 2}, "best_of"),
+        ({"logprobs": 21}, "logprobs"),
+    ],
+)
+def test_what_is_not_supported_is_a_400_that_names_it(client, fields, param):
+    refused = client.post(URL, json={"prompt": "x", **fields})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
+    assert client.post(URL, json={"prompt": "x", "max_tokens": 1, "echo": False, "best_of": 1}).status_code == 200
+
+
 def test_the_older_logprobs(client):
     choice = client.post(URL, json={"prompt": "x", "max_tokens": 4, "logprobs": 2, "temperature": 0}).json()["choices"][
         0

@@ -50,6 +50,27 @@ def test_without_a_model_in_torch_it_is_a_400_with_the_reason(client):
     assert refused.status_code == 400 and refused.json()["error"]["code"] == "not_available"
 
 
+def test_a_client_that_leaves_is_noticed_between_two_texts(model):
+    import asyncio
+
+    from malmoi.serve import embeddings
+
+    service, read = service_of(), []
+    service._open_torch = lambda: (read.append(1), (model, TOKENIZER))[1]
+
+    async def work():
+        service.start()
+        task = asyncio.ensure_future(embeddings._vectors(service, "", ["hello"] * 2_000))
+        while not read:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        await asyncio.wait({task}, timeout=5)
+        assert task.cancelled() and service.waiting == 0
+        await service.stop()
+
+    asyncio.run(work())
+
+
 @pytest.mark.parametrize(
     "body", [{"input": []}, {"input": "x " * 3000}, {"input": ["x"] * 65}, {"input": "x", "dimensions": 3}]
 )

@@ -227,6 +227,63 @@ def test_there_are_no_side_doors(client, path):
     assert client.get(path).status_code == client.post(path, json={}).status_code == 404
 
 
+def test_there_is_one_door_and_nothing_is_unpickled():
+    """llama.cpp's RPC, and every server that unpickled what came in: no other socket listens, nothing reads pickles."""
+    import ast
+    from pathlib import Path
+
+    import malmoi.serve
+
+    banned = {
+        "pickle",
+        "marshal",
+        "shelve",
+        "dill",
+        "cloudpickle",
+        "xmlrpc",
+        "grpc",
+        "socketserver",
+        "urllib",
+        "requests",
+    }
+    for path in Path(malmoi.serve.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not banned & {name.split(".")[0] for name in names}, path
+            assert not (isinstance(node, ast.Attribute) and node.attr in ("recv", "loads") and _is(node, "pipe")), path
+
+
+def _is(node, name):
+    return getattr(node.value, "id", getattr(node.value, "attr", "")).endswith(name)
+
+
+def test_two_hosts_are_none(running):
+    import socket
+
+    with socket.create_connection(("127.0.0.1", running.port)) as connection:
+        connection.sendall(b"GET /v1/models HTTP/1.1\r\nHost: evil.example\r\nHost: 127.0.0.1\r\n\r\n")
+        assert connection.recv(4096)[:12] == b"HTTP/1.1 400"
+
+
+@pytest.mark.parametrize(
+    "path", ["/page/../v1/models", "/page/..%2fv1/models", "//v1/models", "/health/../v1/models", "/HEALTH"]
+)
+def test_no_spelling_of_a_path_goes_around_the_key(path):
+    import socket
+
+    from serve.conftest import Running
+
+    server = Running(service_of(), keys=["k"])
+    try:
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
+            said = connection.recv(65536)
+        assert said[:12] in (b"HTTP/1.1 401", b"HTTP/1.1 404") and b"made-up" not in said
+    finally:
+        server.close()
+
+
 def test_errors_tell_no_paths_and_no_traces(client):
     for body in (question(n=0), {"messages": "x"}, question(response_format={"type": "x"})):
         text = client.post(CHAT, json=body).text

@@ -176,6 +176,26 @@ def test_work_outside_the_engine_waits_in_the_same_queue_a_turn_of_each_key_at_a
     with_service(service, work)
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, question()),
+        ("/v1/completions", {"prompt": "x"}),
+        ("/v1/responses", {"input": "x"}),
+        ("/v1/embeddings", {"input": "x"}),
+        ("/tokenize", {"text": "x"}),
+        ("/detokenize", {"tokens": []}),
+        ("/inside/next", question()),
+        ("/inside/token", question()),
+    ],
+)
+def test_every_route_that_works_is_bounded(client, monkeypatch, path, body):
+    monkeypatch.setattr(limits, "PER_KEY", 0)
+    refused = client.post(path, json=body)
+    assert (refused.status_code, refused.json()["error"]["type"]) == (429, "rate_limit_error")
+    assert int(refused.headers["Retry-After"]) >= 1
+
+
 def test_the_native_engine_answers_the_same_alone_and_in_company():
     """Bitwise: temperature 0 and a seed, and the log-probabilities too."""
     from malmoi import GPT4LMHeadModel, ModelConfig

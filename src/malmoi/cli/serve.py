@@ -70,7 +70,8 @@ def serve(
     from malmoi.serve.http import run
 
     service = service_of(folder, backend, name, threads, cache_tokens // BLOCK)
-    run(create_app(service, keys=keys, hosts=[*(allowed_host or []), host]), host, port, service.name)
+    named = f"[{host}]" if ":" in host else host  # as a browser writes it
+    run(create_app(service, keys=keys, hosts=[*(allowed_host or []), named]), host, port, service.name)
 
 
 def service_of(

@@ -39,13 +39,13 @@ def _picture_hash(picture: Picture) -> dict[str, str]:
 def encode(batch: list[Document], tokenizer: Any) -> tuple[list[Sequence[int]], list[Sequence[int] | None]]:
     """Ids of each document with its end-of-text token, and the loss mask of those that are not learned as a whole."""
     texts = [document.text for document in batch if document.messages is None and document.parts is None]
-    plain = iter(tokenizer.encode_batch(texts))
+    plain, interleaved = iter(tokenizer.encode_batch(texts)), iter(_parts(batch, tokenizer))
     end_of_text = tokenizer.eos_token_id
     ids: list[Sequence[int]] = []
     masks: list[Sequence[int] | None] = []
     for document in batch:
         if document.parts is not None:
-            row, mask = _interleaved(document, document.parts, tokenizer)
+            row, mask = _interleaved(document, next(interleaved))
             ids.append([*row, end_of_text])
             masks.append([*mask, 1] if document.given else None)
             continue
@@ -66,12 +66,23 @@ def encode(batch: list[Document], tokenizer: Any) -> tuple[list[Sequence[int]], 
     return ids, masks
 
 
-def _interleaved(document: Document, parts: Sequence[str | Picture], tokenizer: Any) -> tuple[list[int], list[int]]:
-    """The ids of texts and pictures in a row, and their loss mask: 0 in given parts."""
+def _parts(batch: list[Document], tokenizer: Any) -> list[list[list[int]]]:
+    """The ids of each part of each document that is made of parts: all together, which is many times faster."""
+    documents = [document for document in batch if document.parts is not None]
     try:
-        rows = encode_parts(tokenizer, parts)
-    except MalmoiError as error:
-        raise MalmoiError(f"Document {document.id or document.source or '?'}: {error}") from None
+        rows = iter(encode_parts(tokenizer, [part for document in documents for part in document.parts or ()]))
+        return [[next(rows) for _ in document.parts or ()] for document in documents]
+    except MalmoiError:  # one of them cannot be read: which?
+        for document in documents:
+            try:
+                encode_parts(tokenizer, document.parts or ())
+            except MalmoiError as error:
+                raise MalmoiError(f"Document {document.id or document.source or '?'}: {error}") from None
+        raise
+
+
+def _interleaved(document: Document, rows: list[list[int]]) -> tuple[list[int], list[int]]:
+    """The ids of texts and pictures in a row, and their loss mask: 0 in given parts."""
     given = {part for start, end in document.given for part in range(start, end)}
     mask = [int(number not in given) for number, row in enumerate(rows) for _ in row]
     return [index for row in rows for index in row], mask

@@ -204,7 +204,8 @@ class Service:
                 try:
                     self._torch = self._open_torch()
                 except MalmoiError as error:
-                    raise ApiError(400, str(error), code="not_available") from None
+                    reason = str(error).replace(str(self.folder), self.name)  # no path leaves
+                    raise ApiError(400, f"This needs the model in torch. {reason}", code="not_available") from None
             return self._torch
 
     @contextlib.asynccontextmanager
