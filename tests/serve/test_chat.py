@@ -90,12 +90,12 @@ def test_explain_gives_a_trace_of_every_token_with_its_cost(client):
 
 
 def test_explain_tells_what_a_form_removed(wild):
-    """Before and after a constraint too: what it forbids has no probability left, and the mass that it moved is told."""
+    """Before and after a constraint too: what it forbids has no probability left; the mass that it moved is told."""
     asked = question(explain=True, response_format={"type": "json_object"}, temperature=0.9, max_tokens=40, seed=2)
     choice = wild.post(URL, json=asked).json()["choices"][0]
     assert choice["message"]["content"].startswith("{")
     first = choice["explain"][0]
-    assert first["removed"]["constraint"] > 0.5 and list(first["removed"])[0] == "constraint"
+    assert first["removed"]["constraint"] > 0.5 and next(iter(first["removed"])) == "constraint"
     assert [other["after"]["constraint"] for other in first["alternatives"]].count(None) >= 5
 
 
