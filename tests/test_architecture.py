@@ -4,6 +4,7 @@ The imports are read from the source (every one, also those inside functions), n
 """
 
 import ast
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -207,3 +208,19 @@ for name in {names}:
 print("all", len({names}))
 """
     assert in_a_fresh_python(code).startswith("all")
+
+
+def test_every_requirement_is_pinned():
+    """SECURITY.md: what the tests run with is known to the last version."""
+    pinned = {
+        canonical(line)
+        for line in (TESTS.parent / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if "==" in line and not line.startswith("#")
+    }
+    wanted = {canonical(line) for line in importlib.metadata.requires("malmoi") or ()} - {"malmoi"}
+    assert len(wanted) > 20
+    assert wanted <= pinned, wanted - pinned
+
+
+def canonical(requirement: str) -> str:
+    return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", requirement)[0]).lower()
