@@ -80,6 +80,28 @@ def test_what_is_no_http_is_refused_and_the_server_goes_on(running, odd):
         assert b"alive" in closed(connection)
 
 
+def test_connections_are_counted(monkeypatch):
+    """Who holds connections open finds an end of them; the others are told to come back."""
+    monkeypatch.setattr(limits, "CONNECTIONS", 3)
+    server = Running(service_of())
+    try:
+        held = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(3)]
+        request = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", server.port)) as late:
+            late.sendall(request)
+            assert b" 503 " in closed(late)
+        for each in held:
+            each.close()
+        until, said = time.monotonic() + 5, b""
+        while b"alive" not in said and time.monotonic() < until:
+            with socket.create_connection(("127.0.0.1", server.port)) as later:
+                later.sendall(request)
+                said = closed(later)
+        assert b"alive" in said
+    finally:
+        server.close()
+
+
 def test_a_port_that_is_taken_is_said(running):
     with pytest.raises(MalmoiError, match="--port"):
         http.run(None, "127.0.0.1", running.port, "x")

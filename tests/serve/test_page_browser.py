@@ -3,6 +3,7 @@
 Every test also holds that nothing was reported on the console and that no request left the origin.
 """
 
+import json
 import shutil
 
 import numpy as np
@@ -223,6 +224,52 @@ def test_answers_side_by_side(visit, running):
     assert answers(page) == [ANSWER, ANSWER]
     page.locator(".columns .small").last.click()
     assert count(page) == "2/2"
+
+
+def test_an_answer_is_copied_coloured_and_exported_with_its_traces(visit, running):
+    page = visit(running.address, permissions=["clipboard-read", "clipboard-write"])
+    say(page, "hi")
+    page.click('.message.assistant [aria-label="Copy"]')
+    page.wait_for_selector(".shown >> text=Copied")
+    assert page.evaluate("navigator.clipboard.readText()") == ANSWER
+    colour = "getComputedStyle(document.querySelector('.message.assistant .token.heat-0')).backgroundColor"
+    page.evaluate("document.querySelector('.token').className = 'token heat-4'")
+    surprised = "getComputedStyle(document.querySelector('.token.heat-4')).backgroundColor"
+    assert page.evaluate(colour) == page.evaluate(surprised)  # no colours yet
+    page.click('[aria-label="Colour words by surprise"]')
+    page.evaluate("document.querySelector('.token').className = 'token heat-4'")
+    assert page.evaluate(colour) != page.evaluate(surprised)
+    page.click(".menu summary")
+    with page.expect_download() as saved:
+        page.locator(".menu-items button").last.click()
+    kept = json.loads(saved.value.path().read_text("utf-8"))
+    tokens = next(node for node in kept["nodes"].values() if node["role"] == "assistant")["tokens"]
+    assert b"".join(bytes(token["bytes"]) for token in tokens[:-1]).decode() == ANSWER
+    assert tokens[0]["alternatives"] and kept["model"]["model_hash"]
+
+
+def test_every_setting_says_what_it_is_why_and_what_to_try(visit, running):
+    page = visit(running.address, locale="ko-KR")
+    page.click(".settings-button")
+    page.wait_for_selector("#setting-min_p")
+    told = page.locator(".settings").text_content()
+    for words in page.request.get(f"{running.address}/inside/settings?lang=ko").json():
+        assert page.locator(f"#setting-{words['name']}").count() == 1
+        for kind in ("what", "why", "try"):
+            assert words[kind] in told, (words["name"], kind)
+
+
+def test_the_four_kinds_of_parameters(visit, small):
+    page = visit(small.address)
+    page.goto(small.address + "/#/parameters")
+    page.wait_for_selector(".parameters .chart")
+    assert page.locator(".parameters .card").count() == 4
+    assert page.locator(".parameters .tree").count() == 1
+    text = page.locator(".parameters").text_content()
+    for word in ("q_proj", "32", "learning_rate", "0.003", "hidden_size", "num_hidden_layers"):
+        assert word in text, word
+    page.click("text=Back to the conversation")
+    page.wait_for_selector(".welcome")
 
 
 def test_enter_that_composes_a_syllable_does_not_send(visit, running):
