@@ -172,6 +172,22 @@ def test_a_quantised_folder_is_for_the_native_engine_only(malmoi, rounded: Path)
 
 
 @needs_the_engine
+def test_a_quantised_folder_is_measured_as_the_model_it_was_made_from(
+    malmoi, rounded: Path, finished_run: Path, tmp_path
+):
+    text = tmp_path / "text.txt"
+    text.write_text("The cat sat on the mat, and the dog lay under it.\n" * 20, encoding="utf-8")
+    found = [
+        json.loads(malmoi("eval", folder, "--text", text, "--json").out)["texts"][0]
+        for folder in (rounded, finished_run)
+    ]
+    assert found[0]["tokens"] == found[1]["tokens"]
+    assert 0 < abs(found[0]["bits_per_byte"] - found[1]["bits_per_byte"]) < 0.01 * found[1]["bits_per_byte"]
+    answers = json.loads(malmoi("eval", rounded, "-n", 1, "--json").out)
+    assert answers["total"]["n"] > 0
+
+
+@needs_the_engine
 @pytest.mark.parametrize("damage", [truncate, remove_weights, lie_about_the_header, other_tokenizer, larger_tokenizer])
 def test_a_broken_quantised_folder_is_one_clear_error(malmoi, rounded: Path, damage):
     damage(rounded)

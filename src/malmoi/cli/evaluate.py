@@ -11,9 +11,10 @@ import typer
 
 from malmoi.cli.console import console, count, json_text, print_json, setting, table
 from malmoi.cli.data import unescaped
-from malmoi.cli.folders import open_model
+from malmoi.cli.folders import open_model, open_speaker, quantised_folder
 
 if TYPE_CHECKING:
+    from malmoi.generate.backend import Backend
     from malmoi.model.gpt import GPT4LMHeadModel
     from malmoi.tokens.tokenizer import GPT4Tokenizer
 
@@ -70,18 +71,27 @@ def evaluate(
     settings = {"data": data, "include": include, "limit": limit, "num_fewshot": num_fewshot, "batch_size": batch_size}
     settings = {name: value for name, value in settings.items() if value is not None} | ({"chat": True} if chat else {})
     _check(folder, text, more, tasks, {**settings, "out": out})
-    model, tokenizer = open_model(folder)
     if tasks:
-        found = _on_tasks(model, tokenizer, tasks, settings, out)
+        found = _on_tasks(*open_model(folder), tasks, settings, out)
     elif text:
+        model, tokenizer = _opened(folder)
         found = _on_text(model, tokenizer, [*text, *(more or [])], field, unescaped(template))
     else:
+        model, tokenizer = _opened(folder)
         found = _on_village(model, tokenizer, n, seed)
     if as_json:
         print_json({"model": folder, **found})
     else:
         show = _show_tasks if tasks else _show_text if text else _show_village
         show(found)
+
+
+def _opened(folder: str) -> tuple[GPT4LMHeadModel | Backend, GPT4Tokenizer]:
+    """A model in torch, or what `malmoi quantise` wrote, in the native engine that it is for."""
+    if quantised_folder(folder) is None:
+        return open_model(folder)
+    speaker = open_speaker(folder)
+    return speaker.backend, speaker.tokenizer
 
 
 def _check(
@@ -118,7 +128,11 @@ def _on_tasks(
 
 
 def _on_text(
-    model: GPT4LMHeadModel, tokenizer: GPT4Tokenizer, paths: list[str], field: str | None, template: str | None
+    model: GPT4LMHeadModel | Backend,
+    tokenizer: GPT4Tokenizer,
+    paths: list[str],
+    field: str | None,
+    template: str | None,
 ) -> dict[str, Any]:
     """Each file by itself, so that a bad one is named by its own error and a good one by its own number."""
     from malmoi.config import MalmoiError, SourceConfig
@@ -135,7 +149,7 @@ def _on_text(
     return {"texts": rows}
 
 
-def _on_village(model: GPT4LMHeadModel, tokenizer: GPT4Tokenizer, n: int, seed: int) -> dict[str, Any]:
+def _on_village(model: GPT4LMHeadModel | Backend, tokenizer: GPT4Tokenizer, n: int, seed: int) -> dict[str, Any]:
     from malmoi.evaluate import village_accuracy
 
     with working("answering") as progress:

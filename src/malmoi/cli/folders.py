@@ -98,7 +98,7 @@ def open_speaker(
 
     Raises `MalmoiError` for what is wrong with the folder, or when the backend that was asked for cannot run it.
     """
-    quantised = _quantised_folder(name)
+    quantised = quantised_folder(name)
     if quantised is not None:
         if backend == "torch":
             raise MalmoiError(
@@ -132,7 +132,7 @@ def native_numbers(model: GPT4LMHeadModel) -> str:
     return "bfloat16" if str(model.dtype) == "torch.bfloat16" else "float32"
 
 
-def _quantised_folder(name: str | Path) -> Path | None:
+def quantised_folder(name: str | Path) -> Path | None:
     """The folder that is meant, if `malmoi quantise` wrote it."""
     from malmoi.formats import hub
     from malmoi.native.packed_folder import is_quantised

@@ -22,6 +22,7 @@ from malmoi.tokens import chat
 
 if TYPE_CHECKING:
     from malmoi.data.village import Example
+    from malmoi.generate.backend import Backend
     from malmoi.model.gpt import GPT4LMHeadModel
     from malmoi.tokens.tokenizer import GPT4Tokenizer
 
@@ -29,7 +30,7 @@ BATCH = 128  # examples written together
 
 
 def village_accuracy(
-    model: GPT4LMHeadModel,
+    model: GPT4LMHeadModel | Backend,
     tokenizer: GPT4Tokenizer,
     n_per_task: int = 50,
     seed: int = 0,
@@ -38,7 +39,8 @@ def village_accuracy(
     split: str = "held_out",
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Exact answers to `n_per_task` examples of each task in each language (of translation: in each direction).
+    """Exact answers to `n_per_task` examples of each task in each language (of translation: in each direction), by a
+    model or the backend of an engine.
 
     Returns plain data: `rows` (one a task and language, in the Village's order), `tasks` and `languages` (name -> the
     sum over the other; a translation counts for the language it is into), `total`, and `seed`, `split`. Each of them
@@ -81,7 +83,7 @@ def village_accuracy(
 
 
 def complete(
-    model: GPT4LMHeadModel,
+    model: GPT4LMHeadModel | Backend,
     tokenizer: GPT4Tokenizer,
     examples: Sequence[Example],
     *,
@@ -93,7 +95,7 @@ def complete(
     An answer may take a quarter more tokens than the right one and eight besides; what has not come to an end by then
     is wrong in any case.
     """
-    context = model.config.max_position_embeddings
+    context: int = getattr(model, "max_position", None) or model.config.max_position_embeddings  # pyright: ignore[reportAttributeAccessIssue]
     prompts = _prompts(tokenizer, examples)
     answers = [len(ids) for ids in tokenizer.encode_batch([example.answer for example in examples])]
     fitting = [index for index, prompt in enumerate(prompts) if len(prompt) + answers[index] < context]
