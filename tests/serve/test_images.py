@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 
 from malmoi.generate.backend import FunctionBackend
 from malmoi.generate.engine import Engine
+from malmoi.serve import completions, responses, schema
 from malmoi.serve.app import create_app
 from malmoi.serve.service import Service
 from malmoi.tokens import vocabulary
@@ -141,3 +142,15 @@ def test_ids_of_pictures_that_are_none_are_refused(drawer):
 
 def test_a_text_model_takes_no_pictures(client):
     assert client.post(CHAT, json=asked(png_of(2, 2))).status_code == 400
+
+
+def test_an_answer_that_has_no_place_for_a_picture_begins_none(painter):
+    made = painter.post("/v1/completions", json={"prompt": "a", "max_tokens": 150, "n": 8, "seed": 1, "explain": True})
+    written = [token["id"] for choice in made.json()["choices"] for token in choice["explain"]]
+    assert len(written) > 500 and max(written) < min(drawing.IDS.begin, 275)
+    service = drawing.drawing()
+    for request in (
+        completions._request(service, schema.CompletionRequest(prompt="a"), "a"),
+        responses._request(service, schema.ResponsesRequest(input="a"), None),
+    ):
+        assert request.config.logit_bias == {drawing.IDS.begin: -1e9}

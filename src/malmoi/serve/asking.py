@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 EXPLAINED = 10  # alternatives of an explained token
 
+_NEVER = -1e9  # a bias after which a token is not written
 _SEED_BITS = 53  # what a browser can read back: JavaScript has no larger whole numbers
 _SAME = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")  # named alike here and there
 _SAME_OF_TEXTS = ("presence_penalty", "frequency_penalty")
@@ -84,11 +85,15 @@ def make(
     ends: Sequence[int] = (),
     trace: bool | int = False,
     constraint: Constraint | None = None,
+    text_only: bool = False,
 ) -> Request:
-    """The engine's request. Who names a `user` shares no cached prompt with other users."""
+    """The engine's request. Who names a `user` shares no cached prompt with other users. `text_only`, for an answer
+    that has no place for a picture: none is begun."""
     if not prompt:
         raise ApiError(400, "The prompt is empty: the model needs at least one token to go on from.", "prompt")
     config = settings(service, body, len(prompt), max_new_tokens, ends)
+    if text_only and service.tokenizer.images is not None:
+        config = config.replace(logit_bias={**config.logit_bias, service.tokenizer.images.begin: _NEVER})
     return Request(prompt, config, salt=body.user or "", trace=trace, constraint=constraint)
 
 

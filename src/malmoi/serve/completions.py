@@ -1,4 +1,4 @@
-"""POST /v1/completions: plain texts are continued, several prompts at once if need be."""
+"""POST /v1/completions: plain texts are continued by text alone, several prompts at once if need be."""
 
 import secrets
 import time
@@ -63,7 +63,7 @@ def _request(service: Service, body: schema.CompletionRequest, prompt: str | lis
     """What the engine is asked. Takes its time: it tokenizes."""
     ids = text_prompt(service, prompt) if isinstance(prompt, str) else ordinary(service, prompt, "prompt")
     trace = asking.traced(body.explain, body.logprobs)
-    return asking.make(service, body, ids, asking.wished_length(body), trace=trace)
+    return asking.make(service, body, ids, asking.wished_length(body), trace=trace, text_only=True)
 
 
 async def _chunks(body: schema.CompletionRequest, asked: Asked, head: dict[str, Any]) -> AsyncIterator[str]:

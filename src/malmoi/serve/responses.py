@@ -61,7 +61,7 @@ def _request(service: Service, body: schema.ResponsesRequest, constraint: Constr
             text = item.content if isinstance(item.content, str) else "".join(part.text for part in item.content)
             messages.append({"role": item.role, "content": text})
     prompt, ends = chat_prompt(service, messages), chat_ends(service)
-    return asking.make(service, body, prompt, body.max_output_tokens, ends=ends, constraint=constraint)
+    return asking.make(service, body, prompt, body.max_output_tokens, ends=ends, constraint=constraint, text_only=True)
 
 
 class _Response:
