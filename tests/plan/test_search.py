@@ -48,6 +48,11 @@ def test_goals_differ():
         assert other.step.total >= fastest.winner.step.total and "loses" in reason and reason.startswith("+")
 
 
+def test_more_devices_than_can_share_the_batch():
+    with pytest.raises(MalmoiError, match=r"No layout deals 400 rows .* out to 100000 x H100.*--batch"):
+        search(SMALL, cluster("100000xH100"), Training(400, 1024))
+
+
 def test_a_cluster_too_small_hears_how_many_would_do():
     machine, training = cluster("8xA100-80GB"), Training(64, 2048)
     with pytest.raises(MalmoiError, match=r"does not fit on 8 x A100-80GB.*about (\d+) of them would do"):

@@ -206,6 +206,9 @@ def _cost(usd: dict[str, Any] | None) -> str:
     if usd is None:
         return "no price is known for this device"
     low, high = usd["usd_per_device_hour"]
+    if low == high:
+        total = f"${usd['low']:,.0f}" if usd["low"] >= 100 else f"${usd['low']:.2f}"
+        return f"{total}; the one price that is known: {low:g} $ an hour ({usd['vendors'][0]}, {usd['dates'][0]})"
     span = f"{low:g} ({usd['vendors'][0]}) to {high:g} ({usd['vendors'][1]}) $ an hour"
     low, high = (f"${usd[end]:,.0f}" if usd[end] >= 100 else f"${usd[end]:.2f}" for end in ("low", "high"))
     return f"{low} to {high}; {span}, prices of {usd['dates'][0]} to {usd['dates'][1]}"

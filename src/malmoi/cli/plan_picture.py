@@ -30,10 +30,15 @@ def draw(found: dict[str, Any], path: Path) -> None:
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     memory, step = shown["memory"], shown["step"]
-    _bars(left, [(name, memory[name] / 2**30) for name in MEMORY if memory[name]], "GiB on the fullest device")
+    _bars(
+        left,
+        [(name, memory[name] / 2**30) for name in MEMORY if memory[name]],
+        f"GiB on the fullest device, {memory['peak'] / 2**30:,.3g} in all",
+    )
     left.axvline(memory["of"] / 2**30, color="0.4", linestyle="--", label="the device's memory")
-    left.legend(loc="lower right", frameon=False)
-    _bars(right, [(text, step[key]) for key, text in STEP.items() if step[key]], "seconds of a step")
+    left.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
+    total = f"seconds of a step, {step['seconds']:,.3g} in all"
+    _bars(right, [(text, step[key]) for key, text in STEP.items() if step[key]], total)
     where = shown["machine"]
     figure.suptitle(f"{shown['model']['name']} on {where['devices']:,} x {where['device']}")
     made = io.BytesIO()
@@ -42,7 +47,9 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
 
 def _bars(axes: Any, rows: list[tuple[str, float]], label: str) -> None:
-    axes.barh([name for name, _ in rows], [value for _, value in rows])
+    bars = axes.barh([name for name, _ in rows], [value for _, value in rows])
+    axes.bar_label(bars, fmt="%.3g", padding=3)
+    axes.margins(x=0.12)
     axes.invert_yaxis()
     axes.set_xlabel(label)
     axes.spines[["top", "right"]].set_visible(False)

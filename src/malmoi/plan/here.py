@@ -21,7 +21,7 @@ from dataclasses import replace
 
 from malmoi.plan.hardware import Device
 from malmoi.plan.layout import Layout, Training
-from malmoi.plan.memory import Memory, adapter
+from malmoi.plan.memory import Memory, adapter, parameters
 from malmoi.plan.physics import Machine, Physics
 from malmoi.plan.step_time import Step, step_time
 from malmoi.plan.work import LayerWork, Work
@@ -163,6 +163,7 @@ def _weights_kept(training: Training) -> float:
 
 def terms_here(work: Work, layout: Layout, training: Training) -> dict[str, float]:
     """What the bytes are made of, for `--explain`."""
+    dense, expert = parameters(work, layout, 0)
     return {
         "tokens_on_device": layout.micro_batch * training.sequence,
         "layers_on_stage": work.depth,
@@ -171,7 +172,10 @@ def terms_here(work: Work, layout: Layout, training: Training) -> dict[str, floa
         / work.depth,
         "end_bytes_per_token": training.bytes * _ends(work),
         "mask_bytes": _mask(work, layout, training),
+        "in_flight": 1.0,
         "workspace_bytes": WORKSPACE[training.bytes],
+        "dense_parameters": dense,
+        "expert_parameters": expert,
         "learned_parameters": _learned(work, layout, training),
     }
 

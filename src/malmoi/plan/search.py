@@ -145,6 +145,12 @@ def search(work: Work, cluster: Cluster, training: Training, goal: Goal = "faste
         found, tried, large = found + more, tried + some, large + lost
         if goal == "smallest" and more:
             break
+    if not tried:
+        raise MalmoiError(
+            f"No layout deals {training.batch:,} rows of {work.name} out to {cluster}: nothing that can be cut (rows, "
+            f"heads, {work.depth} layers, rows of 8,192 tokens and more) divides by so many. Take more rows (--batch), "
+            f"or fewer devices."
+        )
     if not found:
         raise too_small(work, cluster, training)
     measure = (lambda each: each.device_seconds) if goal == "cheapest" else (lambda each: each.step.total)
