@@ -33,6 +33,8 @@ def planned(entry, kind):
         pytest.param(DENSE, Layout(data=2, tensor=4, zero=3, sequence_parallel=True), marks=pytest.mark.slow),
         (DENSE, Layout(data=2, pipeline=2, zero=3)),
         (EXPERTS, Layout(data=4, expert=4, zero=3)),
+        pytest.param(EXPERTS, Layout(data=4, zero=3), marks=pytest.mark.slow),
+        pytest.param(EXPERTS, Layout(data=4, expert=4, zero=3, recompute="full"), marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -44,9 +46,7 @@ def test_the_program_holds_what_the_formulas_say(model, layout):
         assert {*CLASSES, "temporary", "peak"} == set(entry["memory"])
         for kind in ("weights", "gradients", "optimizer"):
             assert entry["memory"][kind] == pytest.approx(planned(entry, kind), rel=0.02), kind
-        # What experts keep on tokens' way to them and back is not in the formula: docs/dry_run.md says so.
-        error = 0.5 if model is EXPERTS else 0.10
-        assert entry["memory"]["activations"] == pytest.approx(planned(entry, "activations"), rel=error)
+        assert entry["memory"]["activations"] == pytest.approx(planned(entry, "activations"), rel=0.10)
         assert entry["flops"] == pytest.approx(entry["formula"]["flops"], rel=0.25)
         assert entry["memory"]["peak"] > sum(entry["memory"][kind] for kind in ("weights", "optimizer", "activations"))
 

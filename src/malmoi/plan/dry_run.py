@@ -170,7 +170,7 @@ def _more_activations(work: Work, layout: Layout, training: Training, stage: int
     windows = len({layer.window for layer, _ in layers})
     found = [
         (
-            flying * windows * rows * training.sequence**2 * (size + 1),
+            windows * rows * training.sequence**2 * (flying * size + 1),
             "a row may hold several documents: who sees whom is written down, once for all layers",
         )
     ]
@@ -180,6 +180,14 @@ def _more_activations(work: Work, layout: Layout, training: Training, stage: int
         held = max(each) / layers[0][1] if layout.recompute == "full" else flying * sum(each)
         normed = tokens * size * held / layout.tensor
         found.append((normed, "queries and keys are kept as they were before they were turned, for their norms"))
+    if stage < layout.pipeline - 1:
+        handed = flying * tokens * work.width * size / layout.tensor
+        found.append((handed, "what a stage handed on is kept until its gradient comes back"))
+    if layout.tensor > 1 and layout.recompute == "full":
+        whole = 2 * tokens * work.width * size * (1 - 1 / layout.tensor)
+        found.append((whole, "tokens that are gathered before a product, and its result before the sum, of one layer"))
+    if work.has_experts:
+        found += _expert_copies(work, layout, training, stage)
     if layout.tensor > 1 and layout.recompute == "none":
         gathers = sum(number * (1 if layer.experts else 2) for layer, number in layers)
         kept_whole = flying * gathers * tokens * work.width * size * (1 - 1 / layout.tensor)
@@ -189,6 +197,23 @@ def _more_activations(work: Work, layout: Layout, training: Training, stage: int
         ours += tokens * size * max(_made_again(layer, work) for layer, _ in layers) / layout.tensor
         theirs = activations(work, layout, training, stage)
         found.append((ours - theirs, "the results of all products are kept, and all else of one layer is made again"))
+    return found
+
+
+def _expert_copies(work: Work, layout: Layout, training: Training, stage: int) -> list[tuple[float, str]]:
+    """Bytes that our mixture of experts keeps beyond the formula's, where nothing or little is computed again."""
+    layers, tokens = stage_layers(work, layout, stage), layout.micro_batch * training.sequence
+    flying = in_flight(layout, stage, layout.pieces(training))
+    if layout.recompute == "full":  # of one layer
+        layers, flying = [(max((layer for layer, _ in layers), key=lambda layer: layer.experts), 1)], 1.0
+    chosen = tokens * work.width * sum(layer.per_token * number for layer, number in layers)
+    copies = 3 if layout.expert > 1 else 1
+    rounded = sum(number * layer.experts * layer.expert_parameters for layer, number in layers) / layout.expert
+    found = [
+        (flying * copies * chosen * training.bytes, "experts' tokens are kept as they came, went and were weighted")
+    ]
+    if training.bytes == 2:
+        found.append((2 * rounded, "experts' weights are rounded for their products, and kept so for the way back"))
     return found
 
 

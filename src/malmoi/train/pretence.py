@@ -32,6 +32,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.distributed.distributed_c10d import (
     _resolve_process_group,  # pyright: ignore[reportPrivateImportUsage]
 )
+from torch.distributed.tensor._sharding_prop import ShardingPropagator
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -142,6 +143,15 @@ class Pretence(TorchDispatchMode):
         def deeper(by: int) -> None:
             self.depth += by
 
+        imagine = ShardingPropagator._propagate_tensor_meta_non_cached
+
+        def unseen(asking: Any, schema: Any) -> Any:
+            books, self.books = self.books, None
+            try:
+                return imagine(asking, schema)
+            finally:
+                self.books = books
+
         with ExitStack() as stack:
             hooks = (
                 register_module_forward_pre_hook(lambda *_: deeper(1)),
@@ -151,6 +161,8 @@ class Pretence(TorchDispatchMode):
                 stack.callback(hook.remove)
             stack.callback(setattr, torch.UntypedStorage, "resize_", resize)
             setattr(torch.UntypedStorage, "resize_", noticed)  # noqa: B010  (no operation that a mode could see)
+            stack.callback(setattr, ShardingPropagator, imagine.__name__, imagine)
+            setattr(ShardingPropagator, imagine.__name__, unseen)  # DTensor's guess at a shape is no memory
             stack.enter_context(self.fake)
             stack.enter_context(self)
             yield
@@ -215,6 +227,8 @@ class Pretence(TorchDispatchMode):
             return "buffers"  # weights and gradients on their way are laid end to end, and nothing else is
         if tensor.shape[-1:] == (self.vocabulary,):
             return "logits"
+        if tensor.dim() == 2 and tensor.shape[0] == self.vocabulary:
+            return "buffers"  # the head's gradient, which the loss makes on its way forward
         return "activations" if self.depth else "temporary"
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.fsdp import FSDPModule
 
 from malmoi.config import MalmoiError, ModelConfig, ParallelConfig, TrainConfig
 from malmoi.model.gpt import GPT4LMHeadModel
@@ -105,6 +106,9 @@ def _step(
         team = Team(parts, run, train.per_device_train_batch_size, train.sequence_length, dtype)
         optimizer = build_sharded(parts, train, dtype)
         batches = [_rows(train, grid)] * run
+        for stage in parts.stages.values():  # FSDP pads what does not divide when it is first used: before, not within
+            if isinstance(stage, FSDPModule):
+                stage._get_fsdp_state()._lazy_init()
         books = pretence.keep()
         books.name((local(parameter) for parameter in model.parameters()), "weights")
         counted: dict[str, Any] = {}
