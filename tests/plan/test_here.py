@@ -103,6 +103,15 @@ def test_a_small_batch_of_a_large_model_is_fullest_when_weights_are_updated():
     assert usual.activations > 0 and usual.gradients < usual.weights
 
 
+def test_selective_recomputation_repeats_attention_only_where_it_was_written_out():
+    cpu = Device("cpu", 8e10, 8e10, 8e9, 1e10, 1, 1e9, 1e9, 0.0, fp32=4e10, launch=3e-6, cpu=True, status="measured")
+    for precision, length, repeats in (("fp32", 512, False), ("bf16", 512, True), ("bf16", 1024, False)):
+        training = Training(2, length, precision)
+        none, some = (step_here(WORK, cpu, training, Layout(micro_batch=2, recompute=how))
+                      for how in ("none", "selective"))  # fmt: skip
+        assert (some.matrix > none.matrix) == repeats and some.total > none.total
+
+
 def test_muons_rounds_take_time():
     adamw, muon = (
         step_here(WORK, Device("cpu", 1e9, 4e10, 8e9, 1e10, 1, 1e9, 1e9, 0.0, fp32=4e10, launch=3e-6, cpu=True,

@@ -23,7 +23,7 @@ from malmoi.plan.hardware import Device
 from malmoi.plan.layout import Layout, Training
 from malmoi.plan.memory import Memory, adapter, parameters
 from malmoi.plan.physics import Machine, Physics
-from malmoi.plan.step_time import Step, step_time
+from malmoi.plan.step_time import Clock, Step, step_time
 from malmoi.plan.work import LayerWork, Work
 
 SIZE = 4  # bytes of a weight, a gradient that is added to, a moment, a score
@@ -186,7 +186,12 @@ def terms_here(work: Work, layout: Layout, training: Training) -> dict[str, floa
 def step_here(work: Work, device: Device, training: Training, layout: Layout) -> Step:
     """Seconds of a step, by cause, on a measured CPU."""
     constants = CPU if training.bytes == 4 or _written(training) else replace(CPU, flash=LONG_BF16)
-    step = step_time(work, _slower(device, SHARE), replace(training, recipe="autocast"), layout, constants)
+    slower, run = _slower(device, SHARE), replace(training, recipe="autocast")
+    step = step_time(work, slower, run, layout, constants)
+    if layout.recompute == "selective" and _written(training):  # no kernel's result is there to be kept
+        clock = Clock(work, Machine(slower, constants), run, layout)
+        again = sum(number * clock.attention(layer, backward=False).matrix for layer, number in work.layers)
+        step = replace(step, matrix=step.matrix + layout.pieces(training) * again)
     if training.optimizer == "muon" and not training.lora_rank:
         rounds = _orthogonal(work, Machine(_slower(device, SHARE_MUON), CPU), training)
         return replace(step, optimizer=step.optimizer + rounds)
