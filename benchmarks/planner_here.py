@@ -1,6 +1,6 @@
 """Is the planner right about this machine? Our own training runs, each a process of its own, beside what was planned.
 
-    OMP_NUM_THREADS=1 python benchmarks/planner_here.py --out docs/results/planner_here.json      (about ten minutes)
+    OMP_NUM_THREADS=1 python benchmarks/planner_here.py --out docs/results/planner_here.json      (about five minutes)
     python benchmarks/planner_here.py --report docs/results/planner_here.json                     (the page once more)
 
 Each run makes some steps of `train/step.py` on one thread. Its memory is the peak of the process (resident set) above
