@@ -32,7 +32,7 @@ def draw(
     [bold]Examples[/bold]
 
     \b
-    malmoi draw runs/emoji "빨간 사과" --out apple.png
+    malmoi draw runs/emoji "빨간색 하트" --out heart.png
     malmoi draw runs/scenes "two blue circles" -n 4 --guidance-scale 4 --seed 1
     """
     import numpy as np

@@ -24,7 +24,7 @@ from malmoi.data.corpus import Document
 from malmoi.tokens.picture import Picture, pillow
 
 SIDE = 32
-VARIED = 7  # documents of each digit as other hands would have written it, beside the one as it is
+VARIED = 11  # documents of each digit as other hands would have written it, beside the one as it is
 LICENSE = "CC-BY-SA-3.0"
 CAPTIONS = {
     "en": [f"the digit {w}" for w in ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]],
