@@ -140,7 +140,20 @@ def mnist(asked: argparse.Namespace) -> dict[str, Any]:
         drawing.append({"language": language, **share(len(made), right)})
         rows += [[made[digit * each + i] for digit in range(10)] for i in range(3)]
     grid(rows, asked.out / "images_mnist.png")
-    return {"reading": reading, "judge_on_real": share(len(pixels), judged), "drawing": drawing}
+    settings = []
+    for guidance, temperature in ((1.0, 1.0), (1.0, 0.8), (3.0, 1.0), (3.0, 0.8)):
+        wanted = np.tile(np.arange(10), 3 * each)
+        texts = [mnist_data.CAPTIONS[LANGUAGES[number // 10 % 3]][digit] for number, digit in enumerate(wanted)]
+        drawn = {"guidance_scale": guidance, "temperature": temperature}
+        made = np.stack(measured.draw(model, tokenizer, texts, seed=7, **drawn))
+        right = int((scores(judge, made).argmax(1) == wanted).sum())
+        settings.append({**drawn, **share(len(made), right)})
+    return {
+        "reading": reading,
+        "judge_on_real": share(len(pixels), judged),
+        "drawing": drawing,
+        "drawing_by_settings": settings,
+    }
 
 
 # ---- emoji

@@ -64,6 +64,13 @@ def _mnist(part: dict[str, Any]) -> list[str]:
         "![Digits drawn from their names](images_mnist.png)",
         "",
         "0 to 9 from left to right; three rows from English names, three from Korean, three from French.",
+        "",
+        "The same drawings with other settings (those above: the last row's), all languages together:",
+        "",
+        *table(
+            ["guidance", "temperature", "drawn, by the judge"],
+            [[f"{r['guidance_scale']:g}", f"{r['temperature']:g}", percent(r)] for r in part["drawing_by_settings"]],
+        ),
     ]
 
 

@@ -87,7 +87,7 @@ from malmoi.train.loop import train
 torch.set_num_threads(1)
 model = tiny_model(hidden_size=64, num_attention_heads=4, max_position_embeddings=256)
 config = TrainConfig(sequence_length=256, per_device_train_batch_size=256, max_steps=2, num_threads=1, dtype="float32",
-                     eval_steps=100)
+                     eval_steps=100, memorization_samples=0)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (700 << 20), -1))
 for step in train(model, PatternBatches(rows=256, length=256), config):

@@ -69,6 +69,8 @@ def encode(batch: list[Document], tokenizer: Any) -> tuple[list[Sequence[int]], 
 def _parts(batch: list[Document], tokenizer: Any) -> list[list[list[int]]]:
     """The ids of each part of each document that is made of parts: all together, which is many times faster."""
     documents = [document for document in batch if document.parts is not None]
+    if not documents:
+        return []
     try:
         rows = iter(encode_parts(tokenizer, [part for document in documents for part in document.parts or ()]))
         return [[next(rows) for _ in document.parts or ()] for document in documents]

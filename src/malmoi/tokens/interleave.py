@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tokenizers import AddedToken, Tokenizer
 
 from malmoi.config import MalmoiError
 from malmoi.tokens.picture import Picture
@@ -103,6 +102,8 @@ class ImageIds:
 
 def with_images(tokenizer: GPT4Tokenizer, image_tokenizer: ImageTokenizer) -> GPT4Tokenizer:
     """A tokenizer with the ids of pictures after its own; every text keeps its ids."""
+    from tokenizers import AddedToken, Tokenizer  # here, since all who generate import this file
+
     from malmoi.tokens.tokenizer import GPT4Tokenizer
 
     if tokenizer.images is not None:
