@@ -71,6 +71,24 @@ def test_top_k_keeps_the_k_likeliest_and_of_equals_the_first(logits, k):
     assert each(sampling.top_k, logits, k) == expected
 
 
+@pytest.mark.parametrize("size", [33, 5_000, 50_257])
+@pytest.mark.parametrize("kind", ["spread", "ties", "few", "equal", "broken"])
+def test_the_best_of_a_large_vocabulary_are_the_best_of_all(size, kind):
+    draw = np.random.default_rng(size)
+    logits = draw.normal(size=size)
+    if kind == "ties":
+        logits = logits.round(1)
+    elif kind == "few":
+        logits[draw.random(size) < 0.95] = -math.inf
+    elif kind == "equal":
+        logits[:] = 0.0
+    elif kind == "broken":
+        logits[[3, -1]] = math.nan
+    for count in (1, 20, size // 200 + 1, size // 3):
+        found = np.sort(sampling._best(logits, count))
+        assert np.array_equal(found, np.sort(logits)[size - count :], equal_nan=True)
+
+
 @given(rows, st.floats(0.01, 0.999))
 def test_top_p_keeps_the_smallest_nucleus(logits, p):
     expected = [reference_top_p(row, p) for row in logits.tolist()]
