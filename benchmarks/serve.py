@@ -126,6 +126,18 @@ def transformers(models: Models, threads: int, batching: bool) -> Served:
     return Served("transformers float32" + (", batching" if batching else ""), command, {"model": place}, port)
 
 
+def busy_cores(seconds: float = 2.0) -> float:
+    """How many cores the machine is using now, by the kernel's own count."""
+
+    def ticks() -> tuple[int, int]:
+        counts = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        return sum(counts), counts[3] + counts[4]  # of which idle, and waiting for a disk
+
+    (total, idle), _ = ticks(), time.sleep(seconds)
+    after, idle_after = ticks()
+    return round((1 - (idle_after - idle) / max(1, after - total)) * (os.cpu_count() or 1), 2)
+
+
 def prompts(rng: random.Random) -> Iterator[str]:
     while True:
         yield " ".join(rng.choice(WORDS) for _ in range(32))
@@ -176,7 +188,6 @@ def load(arguments: argparse.Namespace, models: Models) -> dict[str, Any]:
         }
         asked = arguments.only or [name.split()[0] for name in makers]
         wanted = {name: make for name, make in makers.items() if name.split()[0] in asked}
-        found["unavailable"] = {name: "not asked in this run" for name in makers if name not in wanted}
         started = {name: make() for name, make in wanted.items()}
         for name, server in started.items():
             try:
@@ -186,10 +197,10 @@ def load(arguments: argparse.Namespace, models: Models) -> dict[str, Any]:
         rng = random.Random(1)
         for server in servers:
             measured(server, 2, arguments, rng)  # warm
-        time.sleep(arguments.rest)  # so that the load that is noted is others'
+        time.sleep(arguments.rest)
         for turn in range(arguments.rounds):
             order = servers[turn % len(servers) :] + servers[: turn % len(servers)]
-            row: dict[str, Any] = {"others": round(os.getloadavg()[0], 1)}  # the machine's load before the round
+            row: dict[str, Any] = {"others": busy_cores()}  # while no server is asked
             for clients in CLIENTS:
                 for server in order:
                     if server.name.startswith("transformers") and (turn > 0 or clients > arguments.slow_clients):
@@ -200,6 +211,8 @@ def load(arguments: argparse.Namespace, models: Models) -> dict[str, Any]:
     finally:
         for server in servers:
             server.close()
+    for name, made in arguments.before.get("rounds", [{}])[0].items():
+        found["rounds"][0].setdefault(name, made)  # of servers that were not asked this time
     return found
 
 
@@ -360,8 +373,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--each", type=int, default=2, help="questions of a client in a round")
     parser.add_argument("--slow-clients", type=int, default=8, help="transformers is not asked by more at once")
-    parser.add_argument("--only", nargs="+", help="servers by their first word: malmoi, llama.cpp, transformers")
-    parser.add_argument("--rest", type=float, default=60.0, help="seconds before the first round")
+    parser.add_argument("--only", nargs="+", help="servers by their first word; others' rows stay")
+    parser.add_argument("--rest", type=float, default=10.0, help="seconds before the first round")
     parser.add_argument("--piece", type=int, default=0, help="of fuzz: 1, 2, ... other seeds, added to what is there")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--count", type=int, default=0, help="of disconnects (10,000) or odd requests (100,000)")
@@ -371,6 +384,7 @@ def main() -> None:
         arguments.count = arguments.count or {"fuzz": 100_000}.get(part, 10_000)
         peers = Peers(ROOT / "runs" / "decode" / "peers")
         models = Models(arguments.models, peers, random_weights("gpt2"), method="nearest")
+        arguments.before = found.get(part, {})
         made = PARTS[part](arguments, models)
         found = json.loads(RESULT.read_text()) if RESULT.is_file() else {}  # what another run has added meanwhile
         found["machine"] = {"processor": processor()[0], "cores": os.cpu_count(), "threads": arguments.threads}

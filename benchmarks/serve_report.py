@@ -8,7 +8,7 @@ from typing import Any
 
 CLIENTS = ("1", "8", "32")
 OURS, LLAMA = "malmoi int8", "llama.cpp Q8_0"
-BUSY = 1.0  # a load of others, before a round, from which on nothing is judged
+BUSY = 0.3  # cores that others used, before a round, from which on nothing is judged
 GOALS = {"8": 4.0, "32": 3.5}
 
 
@@ -35,9 +35,8 @@ def _load(part: dict[str, Any]) -> list[str]:
         "## Streaming clients",
         "",
         f"Each client asks {part['each']} questions of 32 words, one after another, and gets {part['tokens']} tokens, "
-        f"sampled at temperature 1. {len(part['rounds'])} rounds, the servers in turns; transformers in the first "
-        "round "
-        "only. Rates are medians over the rounds, times over all requests; ratios are taken within a round: "
+        f"sampled at temperature 1. {len(part['rounds'])} rounds, the servers in turns; transformers in one "
+        "round only. Rates are medians over the rounds, times over all requests; ratios are taken within a round: "
         "median, and in brackets the least and the most.",
         "",
         "| clients | server | tokens/s | first token p50 | p99 | whole answer p50 | p99 | ours is faster by |",
@@ -63,7 +62,7 @@ def _load(part: dict[str, Any]) -> list[str]:
     if busy:
         lines += [
             "",
-            "**The machine was not free**: its load before the rounds was "
+            "**The machine was not free**: before the rounds other programs used this many cores: "
             f"{min(row['others'] for row in part['rounds']):g} to {max(row['others'] for row in part['rounds']):g}. "
             "Threads that wait for each other in a loop, as llama.cpp's do, suffer more from that than ours, so that "
             "these ratios say nothing about the goals. They have to be measured again on a free machine.",
