@@ -89,6 +89,13 @@ def _spread(ratios: Sequence[float]) -> str:
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f}) ×" if ratios else ""
 
 
+def _again(after: float | bool) -> str:
+    """How soon somebody who keeps asking is answered after the flood; an older run asked only once."""
+    if isinstance(after, bool):
+        return "at once" if after else "refused in the moment in which the flood ended, and not asked again"
+    return f"after {after:.1f} s" if after >= 0 else "NO, not within a minute"
+
+
 def _ms(values: Sequence[float], share: float) -> str:
     ordered = sorted(values)
     return f"{1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))]:.0f} ms" if ordered else ""
@@ -111,7 +118,7 @@ def _overload(part: dict[str, Any]) -> list[str]:
         f"| goodput | {part['goodput']:.0f} tokens/s, {part['goodput'] / part['capacity']:.0%} of the capacity |",
         f"| refused within (p50, p99) | {_ms(part['refused_in'], 0.5)}, {_ms(part['refused_in'], 0.99)} |",
         f"| memory before, most, at the end | {memory[0]:.0f}, {max(memory):.0f}, {memory[-1]:.0f} MB |",
-        f"| answers afterwards | {'yes' if part['answered_after'] else 'NO'} |",
+        f"| answers again | {_again(part['answered_after'])} |",
         "",
     ]
 
