@@ -357,6 +357,7 @@ def added(before: dict[str, Any], piece: dict[str, Any]) -> dict[str, Any]:
     """Both pieces of odd requests as one."""
     codes = {*before["statuses"], *piece["statuses"]}
     return {
+        "threads": piece["threads"],
         "count": before["count"] + piece["count"],
         "seconds": before["seconds"] + piece["seconds"],
         "statuses": {code: before["statuses"].get(code, 0) + piece["statuses"].get(code, 0) for code in sorted(codes)},
@@ -390,9 +391,9 @@ def main() -> None:
         peers = Peers(ROOT / "runs" / "decode" / "peers")
         models = Models(arguments.models, peers, random_weights("gpt2"), method="nearest")
         arguments.before = found.get(part, {})
-        made = PARTS[part](arguments, models)
+        made = {"threads": arguments.threads, **PARTS[part](arguments, models)}
         found = json.loads(RESULT.read_text()) if RESULT.is_file() else {}  # what another run has added meanwhile
-        found["machine"] = {"processor": processor()[0], "cores": os.cpu_count(), "threads": arguments.threads}
+        found["machine"] = {"processor": processor()[0], "cores": os.cpu_count()}
         found[part] = added(found[part], made) if part == "fuzz" and arguments.piece and part in found else made
         RESULT.write_text(json.dumps(found, indent=1) + "\n")
     RESULT.with_suffix(".md").write_text(serve_report.page(found))

@@ -17,14 +17,14 @@ def page(found: dict[str, Any]) -> str:
     lines = [
         "# The server under load",
         "",
-        f"Written by `benchmarks/serve.py`: {machine.get('processor')}, {machine.get('cores')} cores, "
-        f"{machine.get('threads')} threads for each server; the clients run on the same cores. GPT-2 124M with random "
-        "weights, the same for all. Everything over HTTP on 127.0.0.1.",
+        f"Written by `benchmarks/serve.py`: {machine.get('processor')}, {machine.get('cores')} cores; "
+        "the clients run on the same cores. GPT-2 124M with random weights, the same for all. Everything over HTTP on 127.0.0.1.",
         "",
     ]
     for part, write in (("load", _load), ("overload", _overload), ("disconnects", _disconnects), ("fuzz", _fuzz)):
         if part in found:
-            lines += write(found[part])
+            section = write(found[part])
+            lines += [*section[:2], f"Threads of each server: {found[part]['threads']}.", "", *section[2:]]
     return "\n".join(lines).rstrip() + "\n"
 
 
