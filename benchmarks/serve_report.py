@@ -18,7 +18,8 @@ def page(found: dict[str, Any]) -> str:
         "# The server under load",
         "",
         f"Written by `benchmarks/serve.py`: {machine.get('processor')}, {machine.get('cores')} cores; "
-        "the clients run on the same cores. GPT-2 124M with random weights, the same for all. Everything over HTTP on 127.0.0.1.",
+        "the clients run on the same cores. GPT-2 124M with random weights, the same for all. Everything over HTTP on "
+        "127.0.0.1.",
         "",
     ]
     for part, write in (("load", _load), ("overload", _overload), ("disconnects", _disconnects), ("fuzz", _fuzz)):
