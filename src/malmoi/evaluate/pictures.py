@@ -25,7 +25,7 @@ from malmoi.data.village.sight_words import PLACES, a_thing
 from malmoi.data.village.sights import Scene
 from malmoi.evaluate.village import share
 from malmoi.generate.engine import Engine, generate
-from malmoi.generate.pictures import GUIDANCE, TEMPERATURE
+from malmoi.generate.pictures import GUIDANCE, TEMPERATURE, text_alone
 from malmoi.generate.request import Request
 from malmoi.tokens.interleave import encode_parts
 from malmoi.tokens.picture import Picture
@@ -58,7 +58,7 @@ def describe(
             tokenizer=tokenizer,
             do_sample=False,
             max_new_tokens=max_new_tokens,
-            logit_bias={known.begin: -1e9},
+            logit_bias=text_alone(known),
             eos_token_id=tokenizer.eos_token_id,
         )
         assert made.texts is not None

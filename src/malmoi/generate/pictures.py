@@ -7,6 +7,7 @@ describe is to write on after a picture (and perhaps the beginning of a text, su
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,10 +53,15 @@ def describe(
     `settings` ask for more."""
     known = _images(tokenizer)
     ids = list(itertools.chain.from_iterable(encode_parts(tokenizer, [picture, prompt] if prompt else [picture])))
-    settings = {"temperature": 0, **settings, "logit_bias": {known.begin: -1e9, **settings.get("logit_bias", {})}}
+    settings = {"temperature": 0, **settings, "logit_bias": text_alone(known, settings.get("logit_bias"))}
     made = engine.generate(model, ids, tokenizer=tokenizer, **settings)
     assert made.texts is not None
     return made.texts[0].strip()
+
+
+def text_alone(known: ImageIds, bias: Mapping[int, float] | None = None) -> dict[int, float]:
+    """A `logit_bias` with which no picture is begun."""
+    return {**(bias or {}), known.begin: -1e9}
 
 
 def _images(tokenizer: GPT4Tokenizer) -> ImageIds:

@@ -46,7 +46,7 @@ def program(device: Device) -> Program:
             recomputes=lambda _training: ("none", "selective", "full"),
             optimizer="muon",
             interval=here.INTERVAL,
-            interval_of="measured runs in float32 lay that near (docs/results/planner_here.md)",
+            interval_of="all measured runs lay that near (docs/results/planner_here.md)",
         )
     return Program(
         memory=memory,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from malmoi.generate.constraint import Constraint
+from malmoi.generate.pictures import text_alone
 from malmoi.generate.request import Request
 from malmoi.generate.settings import resolve
 from malmoi.serve import schema
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 EXPLAINED = 10  # alternatives of an explained token
 
-_NEVER = -1e9  # a bias after which a token is not written
 _SEED_BITS = 53  # what a browser can read back: JavaScript has no larger whole numbers
 _SAME = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")  # named alike here and there
 _SAME_OF_TEXTS = ("presence_penalty", "frequency_penalty")
@@ -93,7 +93,7 @@ def make(
         raise ApiError(400, "The prompt is empty: the model needs at least one token to go on from.", "prompt")
     config = settings(service, body, len(prompt), max_new_tokens, ends)
     if text_only and service.tokenizer.images is not None:
-        config = config.replace(logit_bias={**config.logit_bias, service.tokenizer.images.begin: _NEVER})
+        config = config.replace(logit_bias=text_alone(service.tokenizer.images, config.logit_bias))
     return Request(prompt, config, salt=body.user or "", trace=trace, constraint=constraint)
 
 
