@@ -30,8 +30,10 @@ def say(page: Page, *texts: str) -> None:
 
 
 def word(page: Page) -> None:
-    """Open a token that surprised the model a little."""
-    page.locator(".message.assistant").last.locator(".token.heat-2, .token.heat-1").first.click()
+    """Open a token that surprised the model a little, the newest if there are several, or any where none did."""
+    tokens = page.locator(".message.assistant .token")
+    surprising = page.locator(".message.assistant").locator(".token.heat-2, .token.heat-1")
+    (surprising if surprising.count() else tokens).last.click()
     page.wait_for_selector(".panel .stage")
 
 
@@ -111,6 +113,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--only", choices=PICTURES, nargs="*", default=list(PICTURES))
     asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for name in asked.only:
