@@ -16,6 +16,8 @@ using namespace SET;
 
 #include "functions.inl"
 
+inline int rest(int64_t size, int64_t i) { return static_cast<int>(size - i < LANES ? size - i : LANES); }
+
 // ------------------------------------------------------------------------------------------------- blocks of weights
 //
 // One row at a time is limited by the memory: weights are read as one stream, block after block, which the CPU foresees
@@ -90,73 +92,99 @@ template <int R> inline void dot_bfloat16(const uint8_t *w, const Tile &tile, in
 // Whole numbers are exact in any order, so one row may use several sums at once. `CHAINS` of them hide the latency.
 template <int R> constexpr int CHAINS = R == 1 ? 4 : R < 4 ? 2 : 1;
 
-template <int R> inline void dot_int8(const uint8_t *w, const Tile &tile, int64_t groups, F *out) {
+// B blocks, `apart` bytes from each other, are taken side by side where several tiles of rows read them: four numbers of
+// a row, once fetched, then serve 32 outputs. With one block every product fetches its own, and the loop waits for that.
+template <int R, int B>
+inline void dot_int8(const uint8_t *w, size_t apart, const Tile &tile, int64_t groups, F (*out)[R]) {
   constexpr int C = CHAINS<R>;
-  F total[R];
   uintptr_t ahead = tile.ahead;
-  for (int r = 0; r < R; ++r) total[r] = zero();
+  for (int b = 0; b < B; ++b)
+    for (int r = 0; r < R; ++r) out[b][r] = zero();
   for (int64_t g = 0; g < groups; ++g) {
-    I sum[R][C];
-    for (int r = 0; r < R; ++r)
-      for (int c = 0; c < C; ++c) sum[r][c] = iset1(c ? 0 : -BYTE_OFFSET * tile.sums[r][g]);
+    I sum[B][R][C];
+    for (int r = 0; r < R; ++r) {
+      const I begin = iset1(-BYTE_OFFSET * tile.sums[r][g]);
+      for (int b = 0; b < B; ++b)
+        for (int c = 0; c < C; ++c) sum[b][r][c] = c ? iset1(0) : begin;
+    }
     for (int k = 0; k < 16; k += C)
       for (int c = 0; c < C; ++c, w += 64) {
-        look_ahead<R>(ahead, tile);
-        const Bytes weights = prepared8(load_bytes(w));
-        for (int r = 0; r < R; ++r) sum[r][c] = dot8(sum[r][c], weights, tile.bytes[r] + g * GROUP + 4 * (k + c));
+        Bytes weights[B];
+        for (int b = 0; b < B; ++b) {
+          look_ahead<R>(ahead, tile);
+          weights[b] = prepared8(load_bytes(w + static_cast<size_t>(b) * apart));
+        }
+        for (int r = 0; r < R; ++r)
+          for (int b = 0; b < B; ++b)
+            sum[b][r][c] = dot8(sum[b][r][c], weights[b], tile.bytes[r] + g * GROUP + 4 * (k + c));
       }
     for (int r = 0; r < R; ++r) {
-      for (int c = 1; c < C; ++c) sum[r][0] = iadd(sum[r][0], sum[r][c]);
-      total[r] = fma(to_float(sum[r][0]), set1(tile.scales[r][g]), total[r]);
+      const F scale = set1(tile.scales[r][g]);
+      for (int b = 0; b < B; ++b) {
+        for (int c = 1; c < C; ++c) sum[b][r][0] = iadd(sum[b][r][0], sum[b][r][c]);
+        out[b][r] = fma(to_float(sum[b][r][0]), scale, out[b][r]);
+      }
     }
   }
-  for (int r = 0; r < R; ++r) out[r] = total[r];
 }
 
-template <int R>
-inline void dot_int4(const uint8_t *w, const uint16_t *scales, const Tile &tile, int64_t groups, F *out) {
+template <int R, int B>
+inline void dot_int4(const uint8_t *w, size_t apart, const uint16_t *scales, const Tile &tile, int64_t groups,
+                     F (*out)[R]) {
   constexpr int C = CHAINS<R> > 1 ? 2 : 1;
-  F total[R];
   uintptr_t ahead = tile.ahead;
-  for (int r = 0; r < R; ++r) total[r] = zero();
+  for (int b = 0; b < B; ++b)
+    for (int r = 0; r < R; ++r) out[b][r] = zero();
   for (int64_t g = 0; g < groups; ++g, scales += LANES) {
-    I sum[R][C];
-    for (int r = 0; r < R; ++r)
-      for (int c = 0; c < C; ++c) sum[r][c] = iset1(c ? 0 : -8 * tile.sums[r][g]);
-    for (int k = 0; k < 8; ++k, w += 64) {
-      look_ahead<R>(ahead, tile);
-      const Bytes both = load_bytes(w), low = low_halves(both), high = high_halves(both);
-      for (int r = 0; r < R; ++r) dot4_twice(sum[r][0], sum[r][C - 1], low, high, tile.bytes[r] + g * GROUP + 8 * k);
-    }
-    const F scale = load_half(scales);
+    I sum[B][R][C];
     for (int r = 0; r < R; ++r) {
-      if (C == 2) sum[r][0] = iadd(sum[r][0], sum[r][1]);
-      total[r] = fma(to_float(sum[r][0]), mul(scale, set1(tile.scales[r][g])), total[r]);
+      const I begin = iset1(-8 * tile.sums[r][g]);
+      for (int b = 0; b < B; ++b)
+        for (int c = 0; c < C; ++c) sum[b][r][c] = c ? iset1(0) : begin;
+    }
+    for (int k = 0; k < 8; ++k, w += 64) {
+      Bytes low[B], high[B];
+      for (int b = 0; b < B; ++b) {
+        look_ahead<R>(ahead, tile);
+        const Bytes both = load_bytes(w + static_cast<size_t>(b) * apart);
+        low[b] = low_halves(both), high[b] = high_halves(both);
+      }
+      for (int r = 0; r < R; ++r)
+        for (int b = 0; b < B; ++b)
+          dot4_twice(sum[b][r][0], sum[b][r][C - 1], low[b], high[b], tile.bytes[r] + g * GROUP + 8 * k);
+    }
+    for (int b = 0; b < B; ++b) {
+      const F scale = load_half(scales + b * groups * LANES);
+      for (int r = 0; r < R; ++r) {
+        if (C == 2) sum[b][r][0] = iadd(sum[b][r][0], sum[b][r][1]);
+        out[b][r] = fma(to_float(sum[b][r][0]), mul(scale, set1(tile.scales[r][g])), out[b][r]);
+      }
     }
   }
-  for (int r = 0; r < R; ++r) out[r] = total[r];
 }
 
-// R rows times one block of sixteen outputs, bias included.
-template <int R> inline void products(const Matrix &m, int64_t expert, int64_t block, const Tile &tile, F *out) {
+// R rows times B blocks of sixteen outputs, bias included.
+template <int R, int B>
+inline void products(const Matrix &m, int64_t expert, int64_t block, const Tile &tile, F (*out)[R]) {
   const uint8_t *w = m.data + expert * m.expert_bytes + block * m.block_bytes;
-  switch (m.kind) {
-    case MALMOI_FLOAT32: dot_float32<R>(w, tile, m.inputs, out); break;
-    case MALMOI_BFLOAT16: dot_bfloat16<R>(w, tile, m.inputs, out); break;
-    case MALMOI_INT8: {
-      dot_int8<R>(w, tile, m.groups, out);
-      const F scale = load(static_cast<const float *>(m.scales) + expert * m.expert_scales + block * LANES);
-      for (int r = 0; r < R; ++r) out[r] = mul(out[r], scale);
-      break;
+  if (m.kind == MALMOI_INT8) {
+    dot_int8<R, B>(w, m.block_bytes, tile, m.groups, out);
+    for (int b = 0; b < B; ++b) {
+      const F scale = load(static_cast<const float *>(m.scales) + expert * m.expert_scales + (block + b) * LANES);
+      for (int r = 0; r < R; ++r) out[b][r] = mul(out[b][r], scale);
     }
-    default:
-      dot_int4<R>(w, static_cast<const uint16_t *>(m.scales) + expert * m.expert_scales + block * m.groups * LANES,
-                  tile, m.groups, out);
+  } else if (m.kind == MALMOI_INT4) {
+    const auto *scales = static_cast<const uint16_t *>(m.scales) + expert * m.expert_scales + block * m.groups * LANES;
+    dot_int4<R, B>(w, m.block_bytes, scales, tile, m.groups, out);
+  } else if constexpr (B == 1) {
+    if (m.kind == MALMOI_FLOAT32) dot_float32<R>(w, tile, m.inputs, out[0]);
+    else dot_bfloat16<R>(w, tile, m.inputs, out[0]);
   }
-  if (m.bias) {
-    const F bias = load(m.bias + (expert * m.blocks + block) * LANES);
-    for (int r = 0; r < R; ++r) out[r] = add(out[r], bias);
-  }
+  if (m.bias)
+    for (int b = 0; b < B; ++b) {
+      const F bias = load(m.bias + (expert * m.blocks + block + b) * LANES);
+      for (int r = 0; r < R; ++r) out[b][r] = add(out[b][r], bias);
+    }
 }
 
 inline void fill(Tile &tile, int count, int64_t row, const Rows &in, const Work &work) {
@@ -170,67 +198,80 @@ inline void fill(Tile &tile, int count, int64_t row, const Rows &in, const Work 
   }
 }
 
-// Calls `make` with each tile of rows and block of outputs, as `make(rows as a constant, tile, block)`.
-template <int R> struct Count { static constexpr int value = R; };
+// Calls `make` with each tile of rows and one or two blocks of outputs, as `make(rows, blocks, tile, block)`, the first
+// two as constants.
+template <int N> struct Count { static constexpr int value = N; };
 
-template <int R, class Make> inline void with_rows(int count, const Tile &tile, int64_t block, Make make) {
+template <int R, class Make>
+inline void with_rows(int count, int64_t blocks, const Tile &tile, int64_t block, Make make) {
   if constexpr (R > 0) {
-    if (count == R) return make(Count<R>(), tile, block);
-    with_rows<R - 1>(count, tile, block, make);
+    if (count != R) return with_rows<R - 1>(count, blocks, tile, block, make);
+    if constexpr (R >= PAIRED)
+      if (blocks == 2) return make(Count<R>(), Count<2>(), tile, block);
+    make(Count<R>(), Count<1>(), tile, block);
   }
 }
 
 template <class Make> inline void each_tile(const Matrix &m, const Rows &in, const Work &work, Make make) {
   const uintptr_t data = reinterpret_cast<uintptr_t>(m.data) + work.expert * m.expert_bytes;
+  const bool whole = m.kind == MALMOI_INT8 || m.kind == MALMOI_INT4;  // the sums of two blocks fit into registers
   for (int64_t panel = 0; panel < work.rows; panel += PANEL) {
     const int64_t end = work.rows < panel + PANEL ? work.rows : panel + PANEL, tiles = (end - panel + ROWS - 1) / ROWS;
-    for (int64_t block = work.first; block < work.last; ++block) {
+    const int64_t least = end - panel - (tiles - 1) * ROWS;  // rows of the last tile
+    const int64_t most = whole && tiles > 1 && least >= PAIRED ? 2 : 1;
+    for (int64_t block = work.first, blocks; block < work.last; block += blocks) {
+      blocks = block + most <= work.last ? most : 1;
+      const uintptr_t bytes = static_cast<uintptr_t>(blocks) * m.block_bytes;
       Tile tile;
-      tile.ahead = data + block * m.block_bytes + (tiles == 1 ? AHEAD : m.block_bytes);
+      tile.ahead = data + block * m.block_bytes + (tiles == 1 ? AHEAD : bytes);
       tile.step = 64 / static_cast<uintptr_t>(tiles);
-      for (int64_t row = panel; row < end; row += ROWS, tile.ahead += m.block_bytes / tiles) {
+      for (int64_t row = panel; row < end; row += ROWS, tile.ahead += bytes / tiles) {
         const int count = static_cast<int>(end - row < ROWS ? end - row : ROWS);
         fill(tile, count, row, in, work);
-        with_rows<ROWS>(count, tile, block, make);
+        with_rows<ROWS>(count, blocks, tile, block, make);
       }
     }
   }
 }
 
 void linear(const Matrix &m, const Rows &in, const Work &work, float *out, int64_t stride, bool adds) {
-  each_tile(m, in, work, [&](auto rows, const Tile &tile, int64_t block) {
-    constexpr int R = decltype(rows)::value;
-    F made[R];
-    products<R>(m, work.expert, block, tile, made);
-    const int width = static_cast<int>(m.outputs - block * LANES < LANES ? m.outputs - block * LANES : LANES);
-    for (int r = 0; r < R; ++r) {
-      float *place = out + tile.to[r] * stride + block * LANES;
-      store_n(place, adds ? add(load_n(place, width), made[r]) : made[r], width);
+  each_tile(m, in, work, [&](auto rows, auto blocks, const Tile &tile, int64_t block) {
+    constexpr int R = decltype(rows)::value, B = decltype(blocks)::value;
+    F made[B][R];
+    products<R, B>(m, work.expert, block, tile, made);
+    for (int b = 0; b < B; ++b) {
+      const int64_t first = (block + b) * LANES;
+      const int width = rest(m.outputs, first);
+      for (int r = 0; r < R; ++r) {
+        float *place = out + tile.to[r] * stride + first;
+        store_n(place, adds ? add(load_n(place, width), made[b][r]) : made[b][r], width);
+      }
     }
   });
 }
 
 void feed(const Matrix *gate, const Matrix &up, const Rows &in, const Work &work, float *out, int64_t stride,
           int activation, float limit) {
-  each_tile(up, in, work, [&](auto rows, const Tile &tile, int64_t block) {
-    constexpr int R = decltype(rows)::value;
-    F made[R], opened[R];
-    products<R>(up, work.expert, block, tile, made);
-    if (gate) products<R>(*gate, work.expert, block, tile, opened);
-    const int width = static_cast<int>(up.outputs - block * LANES < LANES ? up.outputs - block * LANES : LANES);
-    for (int r = 0; r < R; ++r) {
-      F value;
-      if (!gate) value = activated(made[r], activation);
-      else if (limit > 0) value = bounded_gate(opened[r], made[r], limit);
-      else value = mul(activated(opened[r], activation), made[r]);
-      store_n(out + tile.to[r] * stride + block * LANES, value, width);
+  each_tile(up, in, work, [&](auto rows, auto blocks, const Tile &tile, int64_t block) {
+    constexpr int R = decltype(rows)::value, B = decltype(blocks)::value;
+    F made[B][R], opened[B][R];
+    products<R, B>(up, work.expert, block, tile, made);
+    if (gate) products<R, B>(*gate, work.expert, block, tile, opened);
+    for (int b = 0; b < B; ++b) {
+      const int64_t first = (block + b) * LANES;
+      const int width = rest(up.outputs, first);
+      for (int r = 0; r < R; ++r) {
+        F value;
+        if (!gate) value = activated(made[b][r], activation);
+        else if (limit > 0) value = bounded_gate(opened[b][r], made[b][r], limit);
+        else value = mul(activated(opened[b][r], activation), made[b][r]);
+        store_n(out + tile.to[r] * stride + first, value, width);
+      }
     }
   });
 }
 
 // -------------------------------------------------------------------------------------------------- rows of numbers
-
-inline int rest(int64_t size, int64_t i) { return static_cast<int>(size - i < LANES ? size - i : LANES); }
 
 void embed(const Matrix &m, int64_t row, float *out) {
   const int64_t block = row / LANES, lane = row % LANES;

@@ -15,6 +15,7 @@ struct I { __m256i a, b; };
 struct Bytes { __m256i a, b; };
 
 constexpr int ROWS = 3;
+constexpr int PAIRED = ROWS + 1;  // never: there are too few registers
 constexpr int BYTE_OFFSET = 0;
 
 inline __m256i first(int n) {

@@ -12,6 +12,7 @@ using I = __m512i;
 using Bytes = __m512i;
 
 constexpr int ROWS = 8;
+constexpr int PAIRED = 4;  // rows of a tile from which on two blocks of weights are taken side by side
 constexpr int BYTE_OFFSET = 128;
 
 inline __mmask16 first(int n) { return n >= 16 ? __mmask16(0xffff) : n <= 0 ? __mmask16(0) : __mmask16((1u << n) - 1); }
@@ -84,7 +85,15 @@ inline I four(const int8_t *x) {
   std::memcpy(&bits, x, 4);
   return _mm512_set1_epi32(bits);
 }
-inline I dot4(I sum, Bytes w, const int8_t *x) { return _mm512_dpbusd_epi32(sum, w, four(x)); }
+inline I dot4(I sum, Bytes w, const int8_t *x) {
+#if defined(__GNUC__)
+  // The intrinsic makes GCC copy each sum from register to register on its way, twice a product.
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(four(x)));
+  return sum;
+#else
+  return _mm512_dpbusd_epi32(sum, w, four(x));
+#endif
+}
 // `low` meets four activations, `high` the next four; `first` and `second` may be the same sum.
 inline void dot4_twice(I &first, I &second, Bytes low, Bytes high, const int8_t *x) {
   first = dot4(first, low, x);

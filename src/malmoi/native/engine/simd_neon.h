@@ -18,6 +18,7 @@ struct I { int32x4_t v[4]; };
 struct Bytes { uint8x16_t v[4]; };
 
 constexpr int ROWS = 4;
+constexpr int PAIRED = ROWS + 1;  // never: there are too few registers
 constexpr int BYTE_OFFSET = 0;
 
 template <class Make> inline F each(Make make) { return {{make(0), make(1), make(2), make(3)}}; }

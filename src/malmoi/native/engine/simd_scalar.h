@@ -15,6 +15,7 @@ struct I { int32_t v[16]; };
 struct Bytes { uint8_t v[64]; };
 
 constexpr int ROWS = 2;         // rows of a tile: as many as the registers hold
+constexpr int PAIRED = ROWS + 1;  // never: there are too few registers
 constexpr int BYTE_OFFSET = 128;  // what `dot8` counts too much in every weight
 
 template <class Make> inline F each(Make make) {
