@@ -335,6 +335,8 @@ def cold(setting: Setting) -> None:
         "python, nothing": ["-c", "pass"],
         "python, import torch": ["-c", "import torch"],
     }
+    for words in commands.values():
+        command(setting, words)  # files into the system's cache, modules into bytecode, as an installation leaves them
     for turn in range(setting.rounds):
         for name, words in commands.items():
             setting.keep("cold", name, turn, functools.partial(command, setting, words))
@@ -343,7 +345,7 @@ def cold(setting: Setting) -> None:
 def command(setting: Setting, words: list[str | Path]) -> dict[str, float]:
     """Seconds of a whole command in a fresh process, by the clock and of the CPUs."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    run([sys.executable, *words], setting.peers.folder / "command.log")
+    run([sys.executable, *words], setting.peers.folder / "command.log", PYTHONDONTWRITEBYTECODE="")
     seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     work = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {"seconds": seconds, "cpu": work}

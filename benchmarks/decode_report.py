@@ -247,8 +247,9 @@ def _cold(part: Part) -> list[str]:
         shown = f"{statistics.median(seconds):.2f} s ({seconds[0]:.2f}–{seconds[-1]:.2f})" if seconds else _error(turns)
         rows.append((name, shown, f"{work:.2f} s" if work else ""))
     told = (
-        "The command that a person types, in a fresh process, its files in the system's cache: from its start to its "
-        "end after one token. Nothing of it imports torch when the folder is quantised (a test sees to that)."
+        "The command that a person types, in a fresh process, its files in the system's cache and its modules in "
+        "bytecode, as installing leaves them: from its start to its end after one token. Nothing of it imports torch "
+        "when the folder is quantised (a test sees to that)."
     )
     return ["", "## The command, cold", "", told, *_table(("", "seconds", "of the CPUs"), rows)]
 

@@ -32,8 +32,10 @@ def load(folder: Path) -> tuple[Tokenizer, dict[str, Any], str | None]:
         changed = _declare_roles(description, known, _find_roles(folder, description, known, settings))
         changed |= _protect(description)
         as_it_is = path.name == "tokenizer.json" and not changed
-        text = files.read_text(path) if as_it_is else json.dumps(description, ensure_ascii=False)
-        tokenizer = Tokenizer.from_str(text)
+        if as_it_is:
+            tokenizer = Tokenizer.from_file(str(path))
+        else:
+            tokenizer = Tokenizer.from_str(json.dumps(description, ensure_ascii=False))
     except MalmoiError:
         raise
     except Exception as error:  # the library raises bare Exception; a shape that is not its own breaks what is above
@@ -183,6 +185,12 @@ def _protect(description: dict[str, Any]) -> bool:
     def product(merge: Any) -> str:
         return "".join(merge.split(" ", 1) if isinstance(merge, str) else merge)
 
+    # There are tens of thousands of merges and hardly ever such a one: first asked in one go, without a call for each.
+    halves = [(token[:at], token[at:]) for token in control for at in range(1, len(token))]
+    merges_of_control = {*halves, *(f"{first} {second}" for first, second in halves)}
+    written = (merge if isinstance(merge, str) else tuple(merge) for merge in model["merges"])
+    if merges_of_control.isdisjoint(written):
+        return False
     kept = [merge for merge in model["merges"] if product(merge) not in control]
     if len(kept) == len(model["merges"]):
         return False

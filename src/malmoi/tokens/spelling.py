@@ -104,10 +104,16 @@ def _shown(step: Mapping[str, Any]) -> str:
     return f"{json.dumps(step, ensure_ascii=False):.120}"
 
 
-def table(tokenizer: Tokenizer, size: int) -> list[bytes]:
-    """The bytes of each id from 0 to `size` - 1; an id that no token has (a hole) is no bytes."""
-    spelt = spelling(tokenizer)
-    pieces = [b""] * size
-    for piece, index in tokenizer.get_vocab(with_added_tokens=True).items():
-        pieces[index] = spelt.bytes_of(piece)
-    return pieces
+class Pieces(dict[int, bytes]):
+    """The bytes of each id from 0 to `size` - 1, found when they are first asked for; an id that no token has (a hole)
+    is no bytes, and one outside raises `IndexError`."""
+
+    def __init__(self, tokenizer: Tokenizer, size: int) -> None:
+        self._tokenizer, self._size, self._spelling = tokenizer, size, spelling(tokenizer)
+
+    def __missing__(self, index: int) -> bytes:
+        if not 0 <= index < self._size:
+            raise IndexError(index)
+        piece = self._tokenizer.id_to_token(index)
+        self[index] = found = b"" if piece is None else self._spelling.bytes_of(piece)
+        return found

@@ -33,7 +33,7 @@ from malmoi.tokens.stream import StreamDecoder
 
 if TYPE_CHECKING:
     from malmoi.tokens.image import ImageTokenizer
-    from malmoi.tokens.spelling import Spelling
+    from malmoi.tokens.spelling import Pieces, Spelling
 
 END_OF_TEXT = "<|endoftext|>"
 PAD = "<|pad|>"
@@ -225,11 +225,10 @@ class GPT4Tokenizer:
         return copy
 
     @functools.cached_property
-    def _pieces(self) -> list[bytes]:
-        """The bytes of every id; an id that no token has (a hole) is no bytes."""
-        from malmoi.tokens.spelling import table
+    def _pieces(self) -> Pieces:
+        from malmoi.tokens.spelling import Pieces
 
-        return table(self._tokenizer, self._size)
+        return Pieces(self._tokenizer, self._size)
 
     @functools.cached_property
     def _spelling(self) -> Spelling:
@@ -376,8 +375,6 @@ class GPT4Tokenizer:
             values = [index for index in values if index not in self._special_ids]
         pieces = self._pieces
         try:
-            if values and min(values) < 0:
-                raise IndexError
             joined = b"".join([pieces[index] for index in values])
         except IndexError:
             joined = b"".join(map(self.token_bytes, values))  # which says what is wrong
