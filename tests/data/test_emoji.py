@@ -10,7 +10,7 @@ from test_archives import packed
 
 from malmoi.config import MalmoiError
 from malmoi.data import emoji
-from malmoi.tokens.picture import png
+from malmoi.tokens.picture import Picture, png
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "images" / "emoji"
 DOT = png(np.zeros((5, 5, 3), np.uint8))
@@ -50,11 +50,28 @@ def test_what_is_kept_aside(folder):
 def test_training_documents_show_nothing_that_is_kept_aside(folder):
     trained = {one.id: set(one.trained()) for one in emoji.read(folder)}
     made = list(emoji.documents(str(folder)))
-    assert len(made) == 6 * sum(map(len, trained.values()))
+    assert len(made) == 3 * (emoji.VARIED + 2) * sum(map(len, trained.values()))
     for document in made:
         _, name, style, *_ = document.id.split("/")
-        assert style in trained[name]
+        assert style.split(".")[0] in trained[name]
     assert made == list(emoji.documents(str(folder)))
+
+
+def test_a_drawing_is_drawn_as_it_is_and_described_varied(tmp_path):
+    pixels = np.full((24, 24, 3), 255, np.uint8)
+    pixels[6:18, 8:16] = (200, 30, 30)
+    (tmp_path / "labels.jsonl").write_text(json.dumps(record(0)))
+    (tmp_path / "x0.png").write_bytes(png(pixels))
+    made = list(emoji.documents(str(tmp_path)))
+    drawn = [document.parts[-1] for document in made if not document.given]
+    described = [document for document in made if document.given]
+    assert len(drawn) == 3
+    assert {picture.digest() for picture in drawn} == {Picture.of(pixels).digest()}
+    for name in ("red apple", "빨간 사과", "pomme rouge"):
+        shown = {document.parts[0].digest() for document in described if document.parts[2] == name}
+        assert len(shown) == emoji.VARIED + 1
+        assert drawn[0].digest() in shown
+    assert len({document.parts[0].digest() for document in described}) == 3 * emoji.VARIED + 1  # no two varied alike
 
 
 def test_skin_tones_of_one_emoji_fall_on_one_side():

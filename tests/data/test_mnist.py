@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from malmoi import randomness
 from malmoi.config import MalmoiError
 from malmoi.data import mnist
+from malmoi.data.captions import varied
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "images" / "mnist10k"
 
@@ -53,7 +55,8 @@ def test_a_digit_is_drawn_once_and_described_in_many_hands(folder):
 @pytest.mark.parametrize("variant", range(20))
 def test_a_varied_digit_keeps_its_ink_in_the_square(folder, variant):
     picture = mnist.read(folder, "train")[0][0]
-    ink, before = 255.0 - mnist.varied(picture, 0, 0, variant), 255.0 - picture
+    made = varied(picture, mnist.HANDS, randomness.generator(0, "varied", variant))
+    ink, before = 255.0 - made, 255.0 - picture
     assert 0.6 < ink.sum() / before.sum() < 1.5
     assert ink[0].sum() + ink[-1].sum() + ink[:, 0].sum() + ink[:, -1].sum() == 0
 

@@ -12,6 +12,9 @@ What training never sees is a function of the emoji alone (`is_aside`): about a 
 (those that the labels themselves mark as not for training, and one in twenty more), and of one in ten others one style,
 to ask whether a thing is known again when another hand has drawn it. The variants of one emoji that differ in skin tone
 alone are left out: they would be half of the data and say little.
+
+Two drawings of each thing are few, so each is described turned, sheared, scaled and moved a little, too. None is
+mirrored: left is not right.
 """
 
 from __future__ import annotations
@@ -23,15 +26,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from malmoi import randomness
 from malmoi.config import MalmoiError
 from malmoi.data.archives import members
-from malmoi.data.captions import LANGUAGES, Captioned, describing, drawing
+from malmoi.data.captions import LANGUAGES, Captioned, Variation, describing, drawing, varied
 from malmoi.data.corpus import Document
 from malmoi.data.records import json_records
 from malmoi.data.streams import open_bytes, read_lines
 from malmoi.tokens.picture import Picture
 
 SECOND_STYLE = "emojitwo"  # of which some drawings are kept aside although training sees the emoji in the first style
+VARIED = 3  # descriptions of each drawing in each language, varied, beside the one as it is
+HANDS = Variation(turn=0.15, shear=0.08, scale=0.12, move=3)  # an arrow still points where it pointed
 LICENSES = {"noto": "Apache-2.0", "emojitwo": "CC-BY-4.0"}  # of the drawings; of a person's own we know nothing
 
 
@@ -57,13 +65,19 @@ class Emoji:
 
 
 def documents(argument: str, seed: int = 0) -> Iterator[Document]:
-    """The training documents of a folder: every drawing described and drawn, in every language."""
+    """The training documents of a folder: in every language each drawing is drawn once and described `1 + VARIED`
+    times."""
     for emoji in read(argument):
         for style, picture in emoji.trained().items():
-            item = Captioned(picture, emoji.names, f"emoji/{emoji.id}/{style}", LICENSES.get(style, ""))
+            id, license = f"emoji/{emoji.id}/{style}", LICENSES.get(style, "")
+            item, pixels = Captioned(picture, emoji.names, id, license), np.asarray(picture.open())
             for language in LANGUAGES:
                 yield describing(item, language)
                 yield drawing(item, language, seed)
+                for variant in range(1, VARIED + 1):
+                    draw = randomness.generator(seed, f"emoji varied {id} {language}", variant)
+                    made = Picture.of(varied(pixels, HANDS, draw))
+                    yield describing(Captioned(made, emoji.names, f"{id}.{variant}", license), language)
 
 
 def read(folder: str | Path) -> list[Emoji]:

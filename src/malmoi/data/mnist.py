@@ -19,12 +19,13 @@ import numpy as np
 
 from malmoi import randomness
 from malmoi.config import MalmoiError
-from malmoi.data.captions import LANGUAGES, Captioned, describing, drawing
+from malmoi.data.captions import LANGUAGES, Captioned, Variation, describing, drawing, varied
 from malmoi.data.corpus import Document
-from malmoi.tokens.picture import Picture, pillow
+from malmoi.tokens.picture import Picture
 
 SIDE = 32
 VARIED = 11  # documents of each digit as other hands would have written it, beside the one as it is
+HANDS = Variation(turn=0.26, shear=0.2, scale=0.12, move=2)
 LICENSE = "CC-BY-SA-3.0"
 CAPTIONS = {
     "en": [f"the digit {w}" for w in ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]],
@@ -44,7 +45,7 @@ def documents(argument: str, seed: int = 0) -> Iterator[Document]:
         yield drawing(whole, languages[-1], seed)
         yield describing(whole, languages[0])
         for variant in range(1, VARIED + 1):
-            made = Picture.of(varied(picture, seed, number, variant))
+            made = Picture.of(varied(picture, HANDS, randomness.generator(seed, "mnist varied", number, variant)))
             yield describing(Captioned(made, captions, f"mnist/{number}.{variant}", LICENSE), languages[variant])
 
 
@@ -65,26 +66,6 @@ def read(folder: str | Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     ink = np.zeros((len(grey), SIDE, SIDE), np.uint8)
     ink[:, top : top + grey.shape[1], left : left + grey.shape[2]] = grey
     return np.repeat((255 - ink)[..., None], 3, axis=-1), digits.astype(np.int64)
-
-
-def varied(picture: np.ndarray, seed: int, number: int, variant: int) -> np.ndarray:
-    """The digit (S, S, 3) turned by up to 15 degrees, sheared, scaled by up to 12 % and moved by up to 2 pixels."""
-    draw = randomness.generator(seed, "mnist varied", number, variant)
-    angle, shear = draw.uniform(-0.26, 0.26), draw.uniform(-0.2, 0.2)
-    scale, move = draw.uniform(0.88, 1.12, 2), draw.uniform(-2, 2, 2)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    matrix = turn @ np.array([[1, shear], [0, 1]]) @ np.diag(scale)  # output -> input
-    middle = np.array([SIDE, SIDE]) / 2
-    offset = middle - matrix @ (middle + move)
-    image_module = pillow()
-    moved = image_module.fromarray(picture).transform(
-        (SIDE, SIDE),
-        image_module.Transform.AFFINE,
-        (*matrix[0], offset[0], *matrix[1], offset[1]),
-        image_module.Resampling.BILINEAR,
-        fillcolor="white",
-    )
-    return np.asarray(moved)
 
 
 def _find(folder: Path, part: str, kind: str) -> Path:
