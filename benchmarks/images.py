@@ -4,12 +4,19 @@
     python benchmarks/images.py mnist emoji scenes --runs runs --data ../shared/data/images
     python benchmarks/images.py emoji --runs runs --evaluate FOLDER      # another folder of pictures and labels
 
+    one="--set train.num_threads=1 --set train.max_minutes=32"
+    eyes="--set vision.image_size=48 --set model.num_hidden_layers=3"
+    malmoi train recipes/emoji.yaml $one --out runs/emoji_codes & malmoi train recipes/emoji.yaml $one $eyes \
+        --out runs/emoji_features & wait
+    python benchmarks/images.py ways_in
+
 mnist: digits that training never saw, read as captions; digits drawn on request, judged by a convolutional network
 that has seen real digits alone. emoji: names in three languages of emoji that training never saw (of a kind that it
 knows) and of known emoji in a style in which it never saw them; drawings from names, judged by the model's own
 describer and by an independent network, each choosing among twenty names. scenes: the Village's pictures with pairs of
 colour and shape that were never shown together, and new pictures of known pairs; every answer and drawing is right or
-it is not.
+it is not. ways_in: the names again, read as codes and, through a vision tower, as features, by two models that learned
+at the same time on a core each.
 
 `--evaluate` reads another folder in the emoji's format (labels.jsonl, pictures) and names everything in it.
 
@@ -20,14 +27,16 @@ was measured before.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import load_file
 
 from images_judge import Judge, learn, scores
 from images_report import render
@@ -38,17 +47,20 @@ from malmoi.data.captions import LABELS, LANGUAGES
 from malmoi.data.village import pictures as village_pictures
 from malmoi.evaluate import pictures as measured
 from malmoi.evaluate.village import share
+from malmoi.formats import llava
 from malmoi.tokens.picture import Picture, fit, png
+from malmoi.tokens.tokenizer import GPT4Tokenizer
 from malmoi.train.record import read_metrics
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
+Say = Callable[[list[tuple[Picture, str]]], list[str]]  # pictures and prompts -> what a model says to each
 CHOICES = 20  # names that a drawing is to be told among
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("parts", nargs="*", metavar="PART", help="mnist, emoji, scenes")
+    options.add_argument("parts", nargs="*", metavar="PART", help="mnist, emoji, scenes, ways_in")
     options.add_argument("--runs", type=Path, default=ROOT / "runs", help="the folder that holds the runs, by name")
     options.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "images")
     options.add_argument("--evaluate", type=Path, help="another folder of pictures and labels, in the emoji's format")
@@ -56,7 +68,7 @@ def main() -> None:
     options.add_argument("--judge-seconds", type=float, default=150)
     options.add_argument("--out", type=Path, default=RESULTS)
     asked = options.parse_args()
-    measure = {"mnist": mnist, "emoji": emoji, "scenes": scenes}
+    measure = {"mnist": mnist, "emoji": emoji, "scenes": scenes, "ways_in": ways_in}
     if unknown := set(asked.parts) - set(measure):
         options.error(f"there is no part {', '.join(sorted(unknown))}; parts: {', '.join(measure)}")
     asked.out.mkdir(parents=True, exist_ok=True)
@@ -64,7 +76,8 @@ def main() -> None:
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for part in asked.parts:
         begin = time.perf_counter()
-        found[part] = {"run": run_facts(asked.runs / part), **measure[part](asked)}
+        facts = {} if part == "ways_in" else {"run": run_facts(asked.runs / part)}
+        found[part] = {**facts, **measure[part](asked)}
         found[part]["minutes_measuring"] = (time.perf_counter() - begin) / 60
         write(asked.out, found)
     if asked.evaluate is not None:
@@ -81,11 +94,12 @@ def run_facts(run: Path) -> dict[str, Any]:
     """How long a run learned, on what, and how far it came, by its own records."""
     metrics = read_metrics(run)
     held = [entry["val_loss"] for entry in metrics if entry.get("val_loss") is not None]
-    model, tokenizer = open_model(str(run))
     last = metrics[-1]
+    weights = Path(model_folder(run)) / "model.safetensors"
+    parameters = sum(math.prod(tensor.shape) for tensor in load_file(weights).values())
     return {
-        "parameters": model.num_parameters(),
-        "vocab_size": len(tokenizer),
+        "parameters": parameters,
+        "vocab_size": len(GPT4Tokenizer.from_pretrained(model_folder(run))),
         "steps": last["step"],
         "tokens": last["tokens"],
         "minutes": last["seconds"] / 60,
@@ -162,27 +176,49 @@ def mnist(asked: argparse.Namespace) -> dict[str, Any]:
 def emoji(asked: argparse.Namespace) -> dict[str, Any]:
     model, tokenizer = opened(asked, "emoji")
     everything = emoji_data.read(asked.data / "emoji")
+    naming = emoji_names(asked, functools.partial(measured.describe, model, tokenizer, max_new_tokens=32), everything)
+    rng = np.random.default_rng(0)
+    return {"naming": naming, "drawing": emoji_drawings(asked, model, tokenizer, everything, rng)}
+
+
+def ways_in(asked: argparse.Namespace) -> dict[str, Any]:
+    """What two ways of reading come to in the same time; names alone, for both draw through the image tokenizer."""
+    everything = emoji_data.read(asked.data / "emoji")
+    model, tokenizer = opened(asked, "emoji_codes")
+    folder = model_folder(asked.runs / "emoji_features")
+    eyes, words = llava.load(folder).eval(), GPT4Tokenizer.from_pretrained(folder)
+
+    def seen(shown: list[tuple[Picture, str]]) -> list[str]:
+        return [eyes.describe(words, [*each], max_new_tokens=32, stop=None).strip() for each in shown]
+
+    read = functools.partial(measured.describe, model, tokenizer, max_new_tokens=32)
+    return {
+        name: {"run": run_facts(asked.runs / f"emoji_{name}"), "naming": emoji_names(asked, say, everything)}
+        for name, say in {"codes": read, "features": seen}.items()
+    }
+
+
+def emoji_names(asked: argparse.Namespace, say: Say, everything: list[Any]) -> dict[str, Any]:
     kinds = {e.kind for e in everything if e.trained()}
     held_out = [(e, p) for e in everything if e.aside and e.kind in kinds for p in e.drawings.values()]
     second = [(e, p) for e in everything for style, p in e.drawings.items() if e.second_style_aside(style)]
     known = [(e, p) for e in everything for p in e.trained().values()]
     rng = np.random.default_rng(0)
     sample = [known[i] for i in rng.permutation(len(known))[: 3 * asked.n]]
-    naming = {
-        "held_out": named(model, tokenizer, held_out, everything),
-        "second_style": named(model, tokenizer, second, everything),
-        "trained": named(model, tokenizer, sample, everything),
+    return {
+        "held_out": named(say, held_out, everything),
+        "second_style": named(say, second, everything),
+        "trained": named(say, sample, everything),
     }
-    return {"naming": naming, "drawing": emoji_drawings(asked, model, tokenizer, everything, rng)}
 
 
-def named(model: Any, tokenizer: Any, shown: list[tuple[Any, Picture]], everything: list[Any]) -> list[dict[str, Any]]:
+def named(say: Say, shown: list[tuple[Any, Picture]], everything: list[Any]) -> list[dict[str, Any]]:
     """Names of pictures in each language: the exact name, a keyword, and how often another emoji's name has one."""
     rows, place = [], {e.id: i for i, e in enumerate(everything)}
     steps = np.random.default_rng(1).integers(1, max(2, len(everything)), len(shown))  # to any other one
     others = [(place[e.id] + int(step)) % len(everything) for step, (e, _) in zip(steps, shown, strict=True)]
     for language in LANGUAGES:
-        said = measured.describe(model, tokenizer, [(p, LABELS[language]) for _, p in shown], max_new_tokens=32)
+        said = say([(p, LABELS[language]) for _, p in shown])
         exact = sum(measured.same_name(s, e.names[language]) for s, (e, _) in zip(said, shown, strict=True))
         keyword = sum(
             measured.has_keyword(s, e.names[language], e.keywords[language])
@@ -281,7 +317,8 @@ def another(asked: argparse.Namespace) -> dict[str, Any]:
     model, tokenizer = opened(asked, "emoji")
     everything = emoji_data.read(asked.evaluate)
     shown = [(e, p) for e in everything for p in e.drawings.values()]
-    return {"pictures": len(shown), "naming": named(model, tokenizer, shown, everything)}
+    say = functools.partial(measured.describe, model, tokenizer, max_new_tokens=32)
+    return {"pictures": len(shown), "naming": named(say, shown, everything)}
 
 
 if __name__ == "__main__":

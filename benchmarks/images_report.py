@@ -30,7 +30,8 @@ def render(found: dict[str, Any]) -> str:
         "examples. What a recipe reaches depends on how long it ran and on how busy the machine was: see how many",
         "tokens it read.",
     ]
-    for name, part in (("mnist", _mnist), ("emoji", _emoji), ("scenes", _scenes), ("evaluated", _evaluated)):
+    parts = {"mnist": _mnist, "emoji": _emoji, "ways_in": _ways_in, "scenes": _scenes, "evaluated": _evaluated}
+    for name, part in parts.items():
         if name in found:
             lines += ["", *part(found[name])]
     return "\n".join(lines) + "\n"
@@ -118,6 +119,35 @@ def _emoji(part: dict[str, Any]) -> list[str]:
         "![Emoji drawn from their names](images_emoji.png)",
         "",
         "Pairs of rows in English, Korean and French: a real drawing above, the model's below.",
+    ]
+
+
+def _ways_in(part: dict[str, Any]) -> list[str]:
+    rows = [
+        [
+            what,
+            NAMES[codes["language"]],
+            *(percent(side[key]) for key in ("exact", "keyword") for side in (codes, features)),
+        ]
+        for name, what in SETS.items()
+        for codes, features in zip(part["codes"]["naming"][name], part["features"]["naming"][name], strict=True)
+    ]
+    told = [
+        f"as {name}: {run['parameters']:,} parameters, {run['tokens']:,} tokens read in {run['minutes']:.1f} minutes"
+        for name, run in ((name, part[name]["run"]) for name in ("codes", "features"))
+    ]
+    return [
+        "## Two ways in",
+        "",
+        "The same documents, read by two models that learned at the same time, on one core each: what is only read",
+        "comes in as the image tokenizer's codes, or through a vision tower (a recipe's `vision`) as features of the",
+        "pixels.",
+        f"Pictures {'; '.join(told)}.",
+        "",
+        *table(
+            ["pictures", "language", "exact name, codes", "features", "a keyword, codes", "features"],
+            rows,
+        ),
     ]
 
 

@@ -139,9 +139,12 @@ class Step {
     if (some.count) work(some[0], member);
   }
 
+  // Handed out in pairs where many rows read them: kernels take two blocks side by side then.
   template <class Do> void blocks(int64_t count, size_t bytes, Do work) {
-    const int64_t least = std::max<int64_t>(1, static_cast<int64_t>(PIECE_BYTES / bytes));
-    for (int64_t first, last; team_.next(count, least, first, last);) work(first, last);
+    const int64_t unit = R_ > MOST_ROWS ? 2 : 1;
+    const int64_t least = std::max<int64_t>(1, static_cast<int64_t>(PIECE_BYTES / bytes) / unit);
+    for (int64_t first, last; team_.next((count + unit - 1) / unit, least, first, last);)
+      work(first * unit, std::min(last * unit, count));
     team_.barrier();
   }
 

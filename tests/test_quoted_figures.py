@@ -1,0 +1,82 @@
+"""Figures that the pages quote are those that the scripts have written."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[1] / "docs"
+IMAGES = json.loads((DOCS / "results" / "images.json").read_text(encoding="utf-8"))
+
+
+def hundredths(rows):
+    """The smallest and the largest share of some rows, in whole hundredths."""
+    shares = [round(100 * row["exact"]) for row in rows]
+    return min(shares), max(shares)
+
+
+def digits():
+    digits = IMAGES["mnist"]
+    read, drawn = hundredths(digits["reading"]), hundredths(digits["drawing"])
+    by = {(row["guidance_scale"], row["temperature"]): row for row in digits["drawing_by_settings"]}
+    guided = hundredths([row for (guidance, _), row in by.items() if guidance > 1])
+    plain, colder = (round(100 * by[1.0, temperature]["exact"]) for temperature in (1.0, 0.8))
+    assert read[0] == read[1]
+    assert digits["run"]["parameters"] < 1e6
+    return read[0], *drawn, plain, colder, *guided
+
+
+def scenes():
+    return (round(100 * IMAGES["scenes"]["through_the_image_tokenizer"]["exact"]),)
+
+
+def ways_in():
+    def share(way, which, key):
+        rows = IMAGES["ways_in"][way]["naming"][which]
+        return round(100 * sum(row[key]["exact"] for row in rows) / len(rows))
+
+    learned = [share(way, "trained", key) for way in ("codes", "features") for key in ("exact", "keyword")]
+    return *learned, share("codes", "held_out", "keyword"), share("features", "held_out", "keyword")
+
+
+QUOTED = {
+    "seeing.md": [
+        (
+            "a model that read codes named {} of 100 of the emoji that it had learned from exactly and found a keyword "
+            "for {}, one that read features {} and {}. Of emoji never seen both found a keyword for {} and {} of 100",
+            ways_in,
+        ),
+    ],
+    "seeing.ko.md": [
+        (
+            "100개 가운데 {}개의 이름을 똑같이 말하고 {}개에서 핵심 낱말을 맞혔으며, 특징으로 읽은 모델은 {}개와 {}개였습니다. "
+            "처음 보는 이모지에서는 둘이 100개 가운데 {}개와 {}개에서",
+            ways_in,
+        ),
+    ],
+    "pictures.md": [
+        (
+            "reads {} of 100 digits that it never saw and draws {} to {} of 100 as asked. Guidance helps drawing most: "
+            "without it {} of 100 are right, a little colder {}, with it {} to {}",
+            digits,
+        ),
+        ("Scenes come back exactly right {} times in 100", scenes),
+    ],
+    "pictures.ko.md": [
+        (
+            "숫자를 100개 가운데 {}개 읽고, 그려 달라는 숫자를 100개 가운데 {}~{}개 제대로 그려요. 그리기에는 안내가 가장 크게 도와요. "
+            "안내 없이는 {}개, 온도를 조금 낮추면 {}개, 안내가 있으면 {}~{}개가",
+            digits,
+        ),
+        ("100번 가운데 {}번 그대로 돌아와요", scenes),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("page", "sentence", "found"), [(page, *each) for page, quotes in QUOTED.items() for each in quotes]
+)
+def test_a_quoted_figure_is_the_measured_one(page, sentence, found):
+    text = re.sub(r"\s+", " ", (DOCS / page).read_text(encoding="utf-8"))
+    assert sentence.format(*found()) in text
