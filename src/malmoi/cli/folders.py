@@ -154,7 +154,7 @@ def _open_quantised(folder: Path, num_blocks: int | None, threads: int | None) -
         opening = beside.submit(NativeModel.open, folder, num_blocks=num_blocks, threads=threads)
         tokenizer = GPT4Tokenizer.from_pretrained(folder)
         native = opening.result()
-    check_tokenizer(folder, native.vocab_size, tokenizer.get_vocab())
+    check_tokenizer(folder, native.vocab_size, tokenizer)
     return Speaker(native, tokenizer, native.generation_config, native.engine)
 
 

@@ -11,11 +11,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from malmoi.config import GenerationConfig, MalmoiError, ModelConfig
 from malmoi.formats import families
 from malmoi.tokens import foreign
+
+if TYPE_CHECKING:
+    from malmoi.tokens.tokenizer import GPT4Tokenizer
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 
@@ -53,16 +56,16 @@ def to_generation(config: GenerationConfig) -> dict[str, Any]:
     return {"_from_model_config": False, **said}
 
 
-def check_tokenizer(folder: Path, vocab_size: int, vocabulary: Mapping[str, int] | None = None) -> None:
+def check_tokenizer(folder: Path, vocab_size: int, tokenizer: GPT4Tokenizer | None = None) -> None:
     """Raise `MalmoiError` for a tokenizer that is not this model's: with more tokens, or of another vocabulary.
 
-    `vocabulary`: the tokens of the folder's tokenizer and their ids, where they have been read already.
+    `tokenizer`: the folder's, where it has been read already.
     """
-    vocabulary = foreign.vocabulary(folder) if vocabulary is None else vocabulary
-    if vocabulary is None:
+    found = foreign.vocabulary(folder) if tokenizer is None else tokenizer
+    if found is None:
         return
+    largest = max(found.values(), default=-1) if isinstance(found, dict) else found.vocab_size - 1
     file = "tokenizer.json" if (folder / "tokenizer.json").is_file() else "vocab.json"
-    largest = max(vocabulary.values(), default=-1)
     if largest >= vocab_size:
         raise MalmoiError(
             f"{folder}: {file} knows token ids up to {largest}, but the model's vocabulary ends at "
@@ -71,7 +74,9 @@ def check_tokenizer(folder: Path, vocab_size: int, vocabulary: Mapping[str, int]
         )
     extra = read_json(folder / CONFIG).get(families.EXTRA)
     saved = extra.get("vocabulary") if isinstance(extra, dict) else None
-    if saved is not None and file == "tokenizer.json" and saved != mark(vocabulary):
+    if saved is None or file != "tokenizer.json":
+        return
+    if saved != mark(found if isinstance(found, dict) else found.get_vocab()):
         raise MalmoiError(
             f"{folder}: tokenizer.json is not the tokenizer that this model was saved with (its vocabulary differs). "
             f"Put back the right one; if it is meant, delete 'vocabulary' under '{families.EXTRA}' in config.json."

@@ -23,8 +23,9 @@ _ROLES = ("eos_token", "bos_token", "pad_token")
 _OTHER_KINDS = ("tokenizer.model", "tiktoken.model", "tekken.json", "spiece.model", "sentencepiece.bpe.model")
 
 
-def load(folder: Path) -> tuple[Tokenizer, dict[str, Any], str | None]:
-    """The library's tokenizer, the settings (with eos, bos and pad found) and the chat template of a folder."""
+def load(folder: Path) -> tuple[Tokenizer, dict[str, Any], str | None, int]:
+    """The library's tokenizer, the settings (with eos, bos and pad found), the chat template of a folder, and one more
+    than the largest id."""
     settings = _read_settings(folder)
     path, description = _describe(folder, settings)
     try:
@@ -49,7 +50,8 @@ def load(folder: Path) -> tuple[Tokenizer, dict[str, Any], str | None]:
         template = named.get("default")
     if (folder / "chat_template.jinja").is_file():
         template = files.read_text(folder / "chat_template.jinja")
-    return tokenizer, settings, template if isinstance(template, str) else None
+    size = 1 + max(known.values(), default=-1)
+    return tokenizer, settings, template if isinstance(template, str) else None, size
 
 
 def vocabulary(folder: Path) -> dict[str, int] | None:

@@ -65,7 +65,8 @@ class GPT4Tokenizer:
     """Byte-level BPE with control tokens that text cannot reach.
 
     Made by `GPT4Tokenizer.from_pretrained(folder)` or `malmoi.tokens.vocabulary.learn(texts, vocab_size)`. `settings`
-    is what `tokenizer_config.json` holds; keys that Malmoi does not know are kept for those who do.
+    is what `tokenizer_config.json` holds; keys that Malmoi does not know are kept for those who do. `size` is one more
+    than the largest id, where that is known.
     """
 
     def __init__(
@@ -73,15 +74,16 @@ class GPT4Tokenizer:
         tokenizer: Tokenizer,
         settings: Mapping[str, Any] | None = None,
         chat_template: str | None = None,
+        size: int | None = None,
     ) -> None:
         self._settings = dict(settings or {})
         self._image_folder: Path | None = None
         self.chat_template = chat_template
         self.padding_side: str = self._settings.get("padding_side", "left")
         self.truncation_side: str = self._settings.get("truncation_side", "right")
-        self._adopt(tokenizer)
+        self._adopt(tokenizer, size)
 
-    def _adopt(self, tokenizer: Tokenizer) -> None:
+    def _adopt(self, tokenizer: Tokenizer, size: int | None = None) -> None:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         tokenizer.encode_special_tokens = True
@@ -95,7 +97,8 @@ class GPT4Tokenizer:
         self._words_may_be_control = getattr(
             tokenizer.model, "ignore_merges", False
         ) and not self.special_tokens.keys().isdisjoint(tokenizer.get_vocab(with_added_tokens=False))
-        self._size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        ids = (size - 1,) if size is not None else tokenizer.get_vocab(with_added_tokens=True).values()
+        self._size = 1 + max(ids, default=-1)
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {key: value for key, value in self.__dict__.items() if key not in _REBUILT}
