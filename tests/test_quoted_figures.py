@@ -27,6 +27,13 @@ def digits():
     return read[0], *drawn, plain, colder, *guided
 
 
+def emoji():
+    def spread(which, key):
+        return hundredths([row[key] for row in IMAGES["emoji"]["naming"][which]])
+
+    return *spread("trained", "exact"), *spread("trained", "keyword"), *spread("held_out", "keyword")
+
+
 def scenes():
     return (round(100 * IMAGES["scenes"]["through_the_image_tokenizer"]["exact"]),)
 
@@ -61,6 +68,11 @@ QUOTED = {
             "without it {} of 100 are right, a little colder {}, with it {} to {}",
             digits,
         ),
+        (
+            "a model names {} to {} of 100 exactly and finds a keyword for {} to {}; of emoji that it never saw, a "
+            "keyword for {} to {}",
+            emoji,
+        ),
         ("Scenes come back exactly right {} times in 100", scenes),
     ],
     "pictures.ko.md": [
@@ -68,6 +80,10 @@ QUOTED = {
             "숫자를 100개 가운데 {}개 읽고, 그려 달라는 숫자를 100개 가운데 {}~{}개 제대로 그려요. "
             "그리기에는 안내가 가장 크게 도와요. 안내 없이는 {}개, 온도를 조금 낮추면 {}개, 안내가 있으면 {}~{}개가",
             digits,
+        ),
+        (
+            "100개에 {}~{}개의 이름을 똑같이 말하고 {}~{}개에서 핵심 낱말을 맞히며, 처음 보는 이모지에서는 {}~{}개에서",
+            emoji,
         ),
         ("100번 가운데 {}번 그대로 돌아와요", scenes),
     ],
