@@ -9,7 +9,7 @@ Parts:
     prefill   tokens a second of reading a prompt of 512, another one each time
     first     milliseconds to the first token after a prompt of 32, the program being warm
     memory    the highest memory of a fresh process, and its seconds from its start to its first token
-    cold      seconds of the whole command `malmoi generate` for one token
+    cold      seconds of the command `malmoi generate` for one token: until it is said, and until the command's end
     quality   bits a byte of the same held-out text and the same weights, read by each program
     small     tokens a second of the sizes nano and mini, and what a token costs outside the compiled kernels
     roofline  what the machine can do at best: bytes and multiplications a second
@@ -42,7 +42,7 @@ import numpy as np
 
 import decode_report
 from decode_machine import limits, machine
-from decode_peers import Models, Peers, UnavailableError, random_weights, run, trained
+from decode_peers import Models, Peers, UnavailableError, random_weights, trained
 
 ROOT = Path(__file__).parents[1]
 CONTESTANTS = Path(__file__).with_name("decode_contestants.py")
@@ -343,12 +343,25 @@ def cold(setting: Setting) -> None:
 
 
 def command(setting: Setting, words: list[str | Path]) -> dict[str, float]:
-    """Seconds of a whole command in a fresh process, by the clock and of the CPUs."""
+    """Seconds of a whole command in a fresh process: to the last that it says, to its end, and of the CPUs."""
+    log = setting.peers.folder / "command.log"
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    run([sys.executable, *words], setting.peers.folder / "command.log", PYTHONDONTWRITEBYTECODE="")
+    with (
+        log.open("w", encoding="utf-8") as told,
+        subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, stderr=told, env=environment) as running,
+    ):
+        assert running.stdout is not None
+        spoken = start
+        while os.read(running.stdout.fileno(), 65_536):
+            spoken = time.perf_counter()
+        code = running.wait()
     seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if code:
+        raise UnavailableError(f"it ended with {code}; see {log.name}")
     work = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"seconds": seconds, "cpu": work}
+    found = {"seconds": seconds, "cpu": work}
+    return {**found, "spoken": spoken - start} if spoken > start else found
 
 
 def quality(setting: Setting) -> None:

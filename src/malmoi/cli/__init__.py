@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
@@ -30,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gc.set_threshold(10_000, 10, 10)
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)  # read when torch loads its OpenMP library, GNU's or LLVM's
+    if arguments is None:
+        atexit.register(gc.freeze)  # the process ends: Python need not look through all that it holds once more
     try:
         return _run(list(sys.argv[1:] if arguments is None else arguments))
     except KeyboardInterrupt:
