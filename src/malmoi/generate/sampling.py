@@ -187,7 +187,7 @@ def shape(
     (see `settings.resolve`): without it temperature and the filters after it do not act. `watch(name, logits)` is told
     the result of each setting that acted; the trace listens there. The logits given are left as they are.
     """
-    written = tokens[prompt_length:]
+    written = tokens[prompt_length:] if config.presence_penalty or config.frequency_penalty else ()
     acting: list[tuple[str, Callable[[Logits], Logits]]] = []
     if forbidden:
         acting.append(("min_new_tokens", lambda row: forbid(row, forbidden)))

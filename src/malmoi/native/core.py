@@ -252,6 +252,8 @@ def _array(name: str, given: ArrayLike, dimensions: int) -> NDArray[np.int32]:
         raise MalmoiError(
             f"{name} must be whole numbers in {dimensions} dimension(s), not {array.dtype} {array.shape}."
         )
+    if array.dtype == np.int32:  # as the generation engine gives them: nothing to look through for each token
+        return np.ascontiguousarray(array)
     if array.size and not -(2**31) <= int(array.min()) <= int(array.max()) < 2**31:
         raise MalmoiError(f"{name} holds numbers that do not fit into 32 bits.")
     return np.ascontiguousarray(array, np.int32)
