@@ -76,8 +76,7 @@ def main() -> None:
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for part in asked.parts:
         begin = time.perf_counter()
-        facts = {} if part == "ways_in" else {"run": run_facts(asked.runs / part)}
-        found[part] = {**facts, **measure[part](asked)}
+        found[part] = measure[part](asked)
         found[part]["minutes_measuring"] = (time.perf_counter() - begin) / 60
         write(asked.out, found)
     if asked.evaluate is not None:
@@ -163,6 +162,7 @@ def mnist(asked: argparse.Namespace) -> dict[str, Any]:
         right = int((scores(judge, made).argmax(1) == wanted).sum())
         settings.append({**drawn, **share(len(made), right)})
     return {
+        "run": run_facts(asked.runs / "mnist"),
         "reading": reading,
         "judge_on_real": share(len(pixels), judged),
         "drawing": drawing,
@@ -176,9 +176,17 @@ def mnist(asked: argparse.Namespace) -> dict[str, Any]:
 def emoji(asked: argparse.Namespace) -> dict[str, Any]:
     model, tokenizer = opened(asked, "emoji")
     everything = emoji_data.read(asked.data / "emoji")
-    naming = emoji_names(asked, functools.partial(measured.describe, model, tokenizer, max_new_tokens=32), everything)
     rng = np.random.default_rng(0)
-    return {"naming": naming, "drawing": emoji_drawings(asked, model, tokenizer, everything, rng)}
+    return {
+        "run": run_facts(asked.runs / "emoji"),
+        "naming": emoji_names(asked, reader(model, tokenizer), everything),
+        "drawing": emoji_drawings(asked, model, tokenizer, everything, rng),
+    }
+
+
+def reader(model: Any, tokenizer: Any) -> Say:
+    """Reads through the image tokenizer."""
+    return functools.partial(measured.describe, model, tokenizer, max_new_tokens=32)
 
 
 def ways_in(asked: argparse.Namespace) -> dict[str, Any]:
@@ -191,10 +199,9 @@ def ways_in(asked: argparse.Namespace) -> dict[str, Any]:
     def seen(shown: list[tuple[Picture, str]]) -> list[str]:
         return [eyes.describe(words, [*each], max_new_tokens=32, stop=None).strip() for each in shown]
 
-    read = functools.partial(measured.describe, model, tokenizer, max_new_tokens=32)
     return {
         name: {"run": run_facts(asked.runs / f"emoji_{name}"), "naming": emoji_names(asked, say, everything)}
-        for name, say in {"codes": read, "features": seen}.items()
+        for name, say in {"codes": reader(model, tokenizer), "features": seen}.items()
     }
 
 
@@ -306,7 +313,7 @@ def scenes(asked: argparse.Namespace) -> dict[str, Any]:
     pixels = np.stack([np.asarray(e.picture.open()) for e in many])
     back = tokenizer.image_tokenizer.decode_pixels(tokenizer.image_tokenizer.encode_pixels(pixels))
     kept = sum(measured.drawn_right(picture, e.scene)[0] for picture, e in zip(back, many, strict=True))
-    return {**found, "through_the_image_tokenizer": share(len(many), kept)}
+    return {"run": run_facts(asked.runs / "scenes"), **found, "through_the_image_tokenizer": share(len(many), kept)}
 
 
 # ---- other pictures
@@ -317,8 +324,7 @@ def another(asked: argparse.Namespace) -> dict[str, Any]:
     model, tokenizer = opened(asked, "emoji")
     everything = emoji_data.read(asked.evaluate)
     shown = [(e, p) for e in everything for p in e.drawings.values()]
-    say = functools.partial(measured.describe, model, tokenizer, max_new_tokens=32)
-    return {"pictures": len(shown), "naming": named(say, shown, everything)}
+    return {"pictures": len(shown), "naming": named(reader(model, tokenizer), shown, everything)}
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def test_added_tokens_are_spelt_as_the_library_spells_them():
         tokenizer = with_decoder(decoder)
         tokenizer.add_tokens(["▁▁▁▁", "  ", "한글"])
         tokenizer.add_special_tokens(["<｜end▁of▁sentence｜>", "<s>"])
-        pieces = Pieces(tokenizer, 15)
+        pieces = Pieces(tokenizer, 15, spelling(tokenizer))
         for index in range(10, 15):
             alone = tokenizer.decode([index, 2], skip_special_tokens=False)
             assert (pieces[index] + pieces[2]).decode() == alone
@@ -78,7 +78,11 @@ def test_added_tokens_are_spelt_as_the_library_spells_them():
 def test_a_hole_is_no_bytes():
     tokenizer = Tokenizer(models.BPE(vocab={"a": 0, "b": 3}, merges=[]))
     tokenizer.decoder = decoders.ByteLevel()
-    assert [Pieces(tokenizer, 4)[index] for index in range(4)] == [b"a", b"", b"", b"b"]
+    pieces = Pieces(tokenizer, 4, spelling(tokenizer))
+    assert [pieces[index] for index in range(4)] == [b"a", b"", b"", b"b"]
+    for outside in (-1, 4):
+        with pytest.raises(IndexError):
+            pieces[outside]
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,10 @@ PATIENCE = {"GOMP_SPINCOUNT": "6000", "KMP_BLOCKTIME": "0"}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     _write_utf8()
-    gc.set_threshold(10_000, 10, 10)
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)  # read when torch loads its OpenMP library, GNU's or LLVM's
-    if arguments is None:
+    if arguments is None:  # the process is ours
+        gc.set_threshold(10_000, 10, 10)
         atexit.register(gc.freeze)  # the process ends: Python need not look through all that it holds once more
     try:
         return _run(list(sys.argv[1:] if arguments is None else arguments))

@@ -108,8 +108,8 @@ class Pieces(dict[int, bytes]):
     """The bytes of each id from 0 to `size` - 1, found when they are first asked for; an id that no token has (a hole)
     is no bytes, and one outside raises `IndexError`."""
 
-    def __init__(self, tokenizer: Tokenizer, size: int) -> None:
-        self._tokenizer, self._size, self._spelling = tokenizer, size, spelling(tokenizer)
+    def __init__(self, tokenizer: Tokenizer, size: int, spelt: Spelling) -> None:
+        self._tokenizer, self._size, self._spelling = tokenizer, size, spelt
 
     def __missing__(self, index: int) -> bytes:
         if not 0 <= index < self._size:

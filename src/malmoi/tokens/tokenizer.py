@@ -97,8 +97,9 @@ class GPT4Tokenizer:
         self._words_may_be_control = getattr(
             tokenizer.model, "ignore_merges", False
         ) and not self.special_tokens.keys().isdisjoint(tokenizer.get_vocab(with_added_tokens=False))
-        ids = (size - 1,) if size is not None else tokenizer.get_vocab(with_added_tokens=True).values()
-        self._size = 1 + max(ids, default=-1)
+        if size is None:
+            size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        self._size = size
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {key: value for key, value in self.__dict__.items() if key not in _REBUILT}
@@ -231,7 +232,7 @@ class GPT4Tokenizer:
     def _pieces(self) -> Pieces:
         from malmoi.tokens.spelling import Pieces
 
-        return Pieces(self._tokenizer, self._size)
+        return Pieces(self._tokenizer, self._size, self._spelling)
 
     @functools.cached_property
     def _spelling(self) -> Spelling:

@@ -176,7 +176,7 @@ inline void products(const Matrix &m, int64_t expert, int64_t block, const Tile 
   } else if (m.kind == MALMOI_INT4) {
     const auto *scales = static_cast<const uint16_t *>(m.scales) + expert * m.expert_scales + block * m.groups * LANES;
     dot_int4<R, B>(w, m.block_bytes, scales, tile, m.groups, out);
-  } else if constexpr (B == 1) {
+  } else if constexpr (B == 1) {  // pairs are of whole numbers alone (`each_tile`)
     if (m.kind == MALMOI_FLOAT32) dot_float32<R>(w, tile, m.inputs, out[0]);
     else dot_bfloat16<R>(w, tile, m.inputs, out[0]);
   }
