@@ -206,6 +206,11 @@ def test_a_model_that_the_native_engine_does_not_know_speaks_in_torch(malmoi, fi
     assert malmoi("generate", tmp_path / "n", "The cat", "-m", 3, "--backend", "torch").err == ""
 
 
+def test_without_a_gpu_one_line_says_so(malmoi, finished_run: Path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    malmoi("generate", finished_run, "x", "--backend", "cuda").is_one_clear_error("no GPU", "malmoi doctor")
+
+
 def test_without_the_engine_torch_speaks_and_one_line_says_so(malmoi, finished_run: Path, monkeypatch):
     monkeypatch.setattr("malmoi.native.library.unavailable", lambda: "The native engine is not built here.")
     outcome = malmoi("generate", finished_run, "The cat", "-m", 3, "-t", 0)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from malmoi.model.gpt import GPT4LMHeadModel
     from malmoi.tokens.tokenizer import GPT4Tokenizer
 
-Choice = Literal["auto", "native", "torch"]
+Choice = Literal["auto", "native", "torch", "cuda"]
 
 MODEL = "model"  # of a run's folder
 ADAPTER = "adapter"  # of the folder of a run with lora
@@ -93,24 +93,26 @@ def open_speaker(
 
     A folder of `malmoi quantise` runs natively, and torch is not imported for it. A model as it was trained runs
     natively with its own numbers (float32 or bfloat16) where the native engine is built and computes such a model, and
-    in torch otherwise. `backend` asks for one of the two. `num_blocks` (of 32 positions) sizes the cache, `threads` the
-    native engine's team.
+    in torch otherwise. `backend` asks for one of the two, or for torch on a GPU (cuda). `num_blocks` (of 32 positions)
+    sizes the cache, `threads` the native engine's team.
 
     Raises `MalmoiError` for what is wrong with the folder, or when the backend that was asked for cannot run it.
     """
     quantised = quantised_folder(name)
     if quantised is not None:
-        if backend == "torch":
+        if backend in ("torch", "cuda"):
             raise MalmoiError(
                 f"{quantised}: is quantised for the native engine, and torch does not read it. Leave --backend out, or "
                 f"name the folder that it was made from."
             )
         return _open_quantised(quantised, num_blocks, threads)
     model, tokenizer = open_model(name)
-    note = None if backend == "torch" else _why_not_native(model)
+    if backend == "cuda":
+        _to_gpu(model)
+    note = None if backend in ("torch", "cuda") else _why_not_native(model)
     if note is not None and backend == "native":
         raise MalmoiError(f"{name}: cannot run in the native engine. {note}")
-    if backend == "torch" or note is not None:
+    if backend in ("torch", "cuda") or note is not None:
         from malmoi.generate.torch_backend import TorchBackend
 
         kind = str(model.dtype).removeprefix("torch.")
@@ -156,6 +158,17 @@ def _open_quantised(folder: Path, num_blocks: int | None, threads: int | None) -
         native = opening.result()
     check_tokenizer(folder, native.vocab_size, tokenizer)
     return Speaker(native, tokenizer, native.generation_config, native.engine)
+
+
+def _to_gpu(model: GPT4LMHeadModel) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise MalmoiError(
+            "--backend cuda: torch finds no GPU here (`malmoi doctor` shows what there is). Leave --backend out to let "
+            "the CPU compute."
+        )
+    model.to("cuda")
 
 
 def _why_not_native(model: GPT4LMHeadModel) -> str | None:

@@ -27,10 +27,10 @@ Seed = Annotated[int | None, _option("seed")]
 Stop = Annotated[list[str] | None, _option("stop_strings", "--stop")]
 Sequences = Annotated[int | None, _option("num_return_sequences", "--n", "-n")]
 BackendChoice = Annotated[
-    Literal["auto", "native", "torch"],
+    Literal["auto", "native", "torch", "cuda"],
     typer.Option(
         "--backend",
         help="What computes: the native CPU engine wherever it knows the model (auto), that or an error (native), "
-        "or torch.",
+        "torch on the CPU (torch), or torch on a GPU (cuda).",
     ),
 ]

@@ -3,7 +3,8 @@
 The keys and values of all sequences lie in one tensor a layer, block behind block. For a step the past of each sequence
 is gathered from its blocks into the rectangle that the model's attention reads, padded on the left; the model itself
 knows nothing of blocks, so every layout that it can have works here. A batch that goes on unchanged, every sequence by
-one token, keeps its rectangle, and one column is added to it instead of all being gathered anew.
+one token, keeps its rectangle, and one column is added to it instead of all being gathered anew. On a GPU such steps
+have tensors that stay in place and are replayed from recordings (`static_step.py`).
 
 R rows, S sequences, W wanted rows, V vocabulary; in a group of sequences that go through the model together: B
 sequences, T columns read now, C columns seen, K key/value heads, D head size
@@ -12,6 +13,7 @@ sequences, T columns read now, C columns seen, K key/value heads, D head size
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from malmoi.generate.backend import Integers
+from malmoi.generate.static_step import GraphRecorder, StaticStep, shape_for
 from malmoi.model.gpt import GPT4LMHeadModel
 
 _AHEAD = 64  # columns that a rectangle may grow before it is made anew
@@ -31,6 +34,10 @@ class TorchBackend:
 
     `memory` (bytes) bounds the cache, by default half of what is free; `num_blocks` says its size directly. On a CPU
     and a GPU alike memory is taken when it is first needed.
+
+    `static`: steps that give every sequence one token have fixed shapes, and CUDA graphs replay them. By default so on
+    a GPU, except for experts, whose shapes depend on what the router chooses. Where somebody watches the model (a
+    `Tap`, any hook), the plain step is taken, which calls the hooks.
     """
 
     def __init__(
@@ -40,6 +47,7 @@ class TorchBackend:
         num_blocks: int | None = None,
         block_size: int = 32,
         memory: int | None = None,
+        static: bool | None = None,
     ) -> None:
         self.model, self.block_size = model, block_size
         self.generation_config = model.generation_config
@@ -50,6 +58,11 @@ class TorchBackend:
         self._keys: dict[int, torch.Tensor] = {}  # layer -> (slots, K, D)
         self._values: dict[int, torch.Tensor] = {}
         self._standing: list[_Group] = []  # groups of the last step that read one token each, with their rectangles
+        cuda, experts = model.device.type == "cuda", bool(model.config.num_experts)
+        self.static = static if static is not None else cuda and not experts
+        self._recorder = GraphRecorder(model.device) if cuda and not experts and self.static else None
+        self._static_steps: dict[tuple[int, int], StaticStep] = {}
+        self._modules = list(model.modules())
 
     @torch.inference_mode()
     def step(
@@ -60,6 +73,8 @@ class TorchBackend:
         counts = np.concatenate((starts[1:], [len(sequences)])) - starts
         lengths = positions[starts] + counts  # past and new
         tables = block_tables[sequences[starts]]
+        if self.static and len(wanted) == len(starts) == len(tokens) and not self._watched(tokens):
+            return self._static(tokens, positions, tables)
         logits: list[torch.Tensor] = []
         places: list[NDArray[Any]] = []
         standing: list[_Group] = []
@@ -75,10 +90,39 @@ class TorchBackend:
                 if group.rectangles is not None:
                     standing.append(group)
         self._standing = standing
-        together = logits[0] if len(logits) == 1 else torch.cat(logits)
-        together = together.float() if together.dtype in (torch.bfloat16, torch.float16) else together
-        found = together.cpu().numpy()
+        found = _on_the_host(logits[0] if len(logits) == 1 else torch.cat(logits))
         return found if not places else found[np.argsort(np.concatenate(places))]
+
+    def _watched(self, tokens: Integers) -> bool:
+        """Whether this step has to be a plain one: hooks want to be called, or the model refuses a placeholder."""
+        if any(module._forward_hooks or module._forward_pre_hooks for module in self._modules):
+            return True
+        return bool((tokens == self.model.config.image_token_id).any())
+
+    def _static(self, tokens: Integers, positions: Integers, tables: Integers) -> NDArray[Any]:
+        """One token for each sequence, by the step of a fixed shape that they fit into."""
+        size = self.block_size
+        blocks = int(positions.max()) // size + 1
+        shape = shape_for(len(tokens), blocks, size, -(-self.max_position // size))
+        step = self._static_steps.get(shape)
+        if step is None:
+            step = self._static_steps[shape] = StaticStep(self, *shape, self._recorder)
+        rows = np.arange(len(tokens))
+        self._ids[tables[rows, positions // size].astype(np.int64) * size + positions % size] = tokens
+        places = np.maximum(positions[:, None] - np.arange(step.earlier, 0, -1), 0)
+        before = self._ids[tables[rows[:, None], places // size].astype(np.int64) * size + places % size]
+        with _Evaluating(self.model):
+            try:
+                logits = step(tokens, positions, tables, before)
+            except RuntimeError as error:
+                if self._recorder is None:
+                    raise
+                warnings.warn(f"CUDA graphs could not be recorded, so every step is computed: {error}", stacklevel=2)
+                self._recorder = None
+                self._static_steps.clear()
+                return self._static(tokens, positions, tables)
+        self._standing.clear()
+        return _on_the_host(logits)
 
     @torch.inference_mode()
     def copy_block(self, source: int, target: int) -> None:
@@ -106,14 +150,17 @@ class TorchBackend:
             return
         wanted = min(self.num_blocks * self.block_size, max(2 * slots, blocks * self.block_size))
         self._ids = np.concatenate((self._ids, np.zeros(wanted - slots, dtype=np.int64)))
+        self._static_steps.clear()  # they read where the memory was
         for held in (self._keys, self._values):
             for layer, memory in held.items():
                 held[layer] = torch.cat((memory, memory.new_empty(wanted - slots, *memory.shape[1:])))
 
-    def _memory(self, held: dict[int, torch.Tensor], layer: int, like: torch.Tensor) -> torch.Tensor:
-        if layer not in held:
-            held[layer] = like.new_empty(len(self._ids), like.shape[1], like.shape[3])
-        return held[layer]
+    def memory(self, layer: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where all keys and values of a layer lie, each (slots, K, D); `like` (B, K, T, D) says of what kind."""
+        for held in (self._keys, self._values):
+            if layer not in held:
+                held[layer] = like.new_empty(len(self._ids), like.shape[1], like.shape[3])
+        return self._keys[layer], self._values[layer]
 
 
 class _Group:
@@ -174,8 +221,7 @@ class _Group:
     def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Store one layer's new keys and values (B, K, T, D); past and new together (B, K, C, D)."""
         seen: list[torch.Tensor] = []
-        for which, held, new in ((0, self.backend._keys, keys), (1, self.backend._values, values)):
-            memory = self.backend._memory(held, layer, new)
+        for which, (memory, new) in enumerate(zip(self.backend.memory(layer, keys), (keys, values), strict=True)):
             rows = new.transpose(1, 2)  # (B, T, K, D)
             rows = rows.flatten(0, 1) if self.read is None else rows[self.read]
             if self.run is not None:
@@ -235,6 +281,11 @@ def _groups(counts: NDArray[Any], lengths: NDArray[Any]) -> Iterator[NDArray[Any
             trial = [number]
         members = trial
     yield np.array(sorted(members))
+
+
+def _on_the_host(logits: torch.Tensor) -> NDArray[Any]:
+    logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+    return logits.cpu().numpy()
 
 
 class _Evaluating:
