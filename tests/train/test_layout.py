@@ -45,6 +45,7 @@ def test_neighbours_share_the_same_rows():
         (4, {"expert_parallel": 4}, {"num_experts": 6}, ["expert_parallel = 4", "num_experts = 6"]),
         (2, {"expert_parallel": 4}, {"num_experts": 4}, ["expert_parallel = 4", "data_parallel_shard = 2"]),
         (2, {}, {"max_minutes": 3}, ["max_minutes", "max_steps"]),
+        (2, {}, {"torch_compile": True}, ["torch_compile"]),
     ],
 )
 def test_what_cannot_work_is_refused(processes, parallel, changes, words):

@@ -767,3 +767,17 @@ def test_golden_losses_have_not_moved():
 if __name__ == "__main__":
     text = json.dumps(golden_losses(), indent=1) + "\n"
     (HERE.parent / "golden" / "train_20_steps.json").write_text(text, encoding="utf-8")
+
+
+def test_compiled_an_interrupted_run_ends_with_the_same_bits(tmp_path, monkeypatch):
+    monkeypatch.setattr("malmoi.train.precision.COMPILER", "aot_eager")
+    how = settings(torch_compile=True, ema_decay=0.9)
+    _, straight = begin(tmp_path / "straight", how)
+    assert list(straight)
+    _, broken = begin(tmp_path / "broken", how)
+    for _ in range(7):
+        next(broken)
+    broken.close()
+    _, rest = begin(tmp_path / "broken", how, resume=True)
+    assert list(rest)
+    same_ends(tmp_path / "straight", tmp_path / "broken")

@@ -111,3 +111,44 @@ def test_what_dtype_means(monkeypatch):
     monkeypatch.setattr(precision, "has_fast_bfloat16", lambda device: True)
     assert precision.resolve(TrainConfig(), CPU).compute == torch.bfloat16
     assert precision.resolve(TrainConfig(dtype="float32"), CPU).compute == torch.float32
+
+
+@pytest.fixture
+def quick_compiler(monkeypatch):
+    """Follows and rewrites the blocks as the real one does, and lets torch compute what it found."""
+    monkeypatch.setattr(precision, "COMPILER", "aot_eager")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_blocks_learn_the_same_and_the_model_stays_as_it_was(quick_compiler, dtype):
+    plain, compiled = build(), build()
+    steps(plain, Precision(dtype, torch.float32, "cpu"), 3)
+    how = Precision(dtype, torch.float32, "cpu", torch_compile=True)
+    steps(compiled, how, 3)
+    tolerance = 1e-5 if dtype == torch.float32 else 0.02
+    for ours, theirs in zip(compiled.parameters(), plain.parameters(), strict=True):
+        assert (ours - theirs).abs().max() <= tolerance
+    work = how.copies[compiled]
+    assert all(block._compiled_call_impl is not None for block in work.model.layers)
+    assert all(block._compiled_call_impl is None for block in compiled.model.layers)
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    if dtype == torch.float32:  # one set of weights, and nothing is copied at every step
+        assert all(ours is theirs for ours, theirs in zip(compiled.parameters(), work.parameters(), strict=True))
+
+
+def test_a_compiler_that_fails_is_one_clear_error(monkeypatch):
+    def broken(graph, inputs):
+        raise OSError("no C++ compiler")
+
+    monkeypatch.setattr(precision, "COMPILER", broken)
+    model = build()
+    before = [parameter.clone() for parameter in model.parameters()]
+    with pytest.raises(MalmoiError, match=r"train.torch_compile.*no C\+\+ compiler.*false"):
+        steps(model, Precision(torch.float32, torch.float32, "cpu", torch_compile=True), 1)
+    assert all(torch.equal(now, then) for now, then in zip(model.parameters(), before, strict=True))
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_recipe_asks_for_it():
+    assert precision.resolve(TrainConfig(torch_compile=True, dtype="float32"), CPU).torch_compile
+    assert not precision.resolve(TrainConfig(), CPU).torch_compile

@@ -137,12 +137,13 @@ class Batches:
     def _row_order(self, part: int, epoch: int) -> np.ndarray:
         """(R,) the order in which an epoch of one part takes its rows."""
         cache: dict[tuple[int, int], np.ndarray] = self.__dict__.setdefault("_orders", {})
-        if (part, epoch) not in cache:
-            for old in [key for key in cache if key[0] == part][:-1]:
-                del cache[old]  # a batch needs at most this epoch and the next
+        order = cache.get((part, epoch))
+        if order is None:
+            for old in [key for key in list(cache) if key[0] == part][:-1]:
+                cache.pop(old, None)  # a batch needs at most this epoch and the next; threads may both be here
             generator = randomness.generator(self.seed, "rows", part, epoch)
-            cache[part, epoch] = generator.permutation(self._plans[part].num_rows)
-        return cache[part, epoch]
+            order = cache[part, epoch] = generator.permutation(self._plans[part].num_rows)
+        return order
 
 
 def held_out_batches(view: View, sequence_length: int, batch_size: int, max_tokens: int | None = None) -> list[Batch]:

@@ -67,6 +67,8 @@ def layout(parallel: ParallelConfig, processes: int, model: ModelConfig, train: 
     )
     _check_batch(grid, train)
     _check_model(grid, model)
+    if train.torch_compile:
+        raise MalmoiError("train.torch_compile is for one process so far. Leave it out of a job of several.")
     if train.max_minutes is not None and processes > 1:
         raise MalmoiError(
             "train.max_minutes is for one process: the clocks of several do not agree. Set train.max_steps or "

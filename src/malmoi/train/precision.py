@@ -14,11 +14,15 @@ rounded copy of the weights (Micikevicius et al. 2018, without the loss scaling 
     float32   everything in float32
     bfloat16  as above; refused where the processor has no instructions for it (it would be emulated, slowly)
     auto      bfloat16 on a GPU that has it and on a CPU with AVX512-BF16, AMX or Arm's BF16; float32 elsewhere
+
+With `torch_compile` the blocks of the module that learns are compiled. That module is then always a second one over the
+same weights, so that the model itself stays as it was for everything else: writing texts, being watched, being saved.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +32,9 @@ import torch
 from torch import nn
 
 from malmoi.config import MalmoiError, TrainConfig
+from malmoi.model.block import Block
+
+COMPILER = "inductor"  # torch's own; blocks are alike, so they share what it makes of the first one
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,7 @@ class Precision:
     compute: torch.dtype
     muon: torch.dtype
     device_type: str
+    torch_compile: bool = False
     copies: WeakKeyDictionary[nn.Module, nn.Module] = field(default_factory=WeakKeyDictionary, repr=False)
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -47,10 +55,14 @@ class Precision:
 
     def working(self, model: nn.Module) -> nn.Module:
         """The module to run forward: the model, or its working copy with the weights as they are now."""
-        if self.compute == torch.float32 or self.device_type != "cpu":
+        rounded = self.compute != torch.float32 and self.device_type == "cpu"
+        if not rounded and not self.torch_compile:
             return model
         if model not in self.copies:
-            self.copies[model] = working_copy(model, self.compute)
+            work = working_copy(model, self.compute) if rounded else copy_over(model, model.parameters())
+            if self.torch_compile:
+                compile_blocks(work)
+            self.copies[model] = work
         work = self.copies[model]
         with torch.no_grad():
             for ours, theirs in copied_parameters(model, work):
@@ -75,16 +87,29 @@ class Precision:
                 theirs.grad = None
 
 
-def working_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A second module over the same weights: embedding tables shared, everything else rounded to `dtype`."""
-    tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
-    shared: dict[int, Any] = {id(table.weight): table.weight for table in tables}
+def copy_over(model: nn.Module, parameters: Iterable[torch.Tensor]) -> nn.Module:
+    """A second module that shares these of the model's parameters and has its own of the others, without gradients."""
+    shared: dict[int, Any] = {id(parameter): parameter for parameter in parameters}
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     for parameter, _ in gradients:
         parameter.grad = None  # not to be copied
     work = copy.deepcopy(model, shared)
     for parameter, gradient in gradients:
         parameter.grad = gradient
+    return work
+
+
+def compile_blocks(module: nn.Module) -> None:
+    """From its next forward pass on every block is compiled; parameters and their names stay what they are."""
+    for block in module.modules():
+        if isinstance(block, Block):
+            block.compile(backend=COMPILER)
+
+
+def working_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A second module over the same weights: embedding tables shared, everything else rounded to `dtype`."""
+    tables = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
+    work, shared = copy_over(model, tables), {id(table) for table in tables}
     for module in work.modules():
         if isinstance(module, nn.Embedding):
             module.register_forward_hook(lambda _module, _inputs, output: output.to(dtype))
@@ -122,4 +147,4 @@ def resolve(config: TrainConfig, device: torch.device) -> Precision:
             f"Use dtype: auto, which takes it where it helps, or float32."
         )
     dtype = torch.bfloat16 if fast and config.dtype != "float32" else torch.float32
-    return Precision(dtype, dtype, device.type)
+    return Precision(dtype, dtype, device.type, config.torch_compile)

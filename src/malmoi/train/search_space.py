@@ -69,7 +69,7 @@ NOT_SETTINGS = {  # of the training record: why it is not searched
         "it watches a run and does not change what it learns",
     ),
     **dict.fromkeys(
-        ("save_steps", "save_total_limit", "logging_steps", "track", "num_threads", "dtype"),
+        ("save_steps", "save_total_limit", "logging_steps", "track", "num_threads", "dtype", "torch_compile"),
         "it changes what is kept or how fast it goes, not what is learned",
     ),
 }

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from malmoi import randomness
+from malmoi.config import MalmoiError
 from malmoi.train.loss import cross_entropy
 from malmoi.train.memory import OutOfMemoryInLearning, is_out_of_memory
 from malmoi.train.optimizer import Optimizers
@@ -53,7 +54,8 @@ def optimizer_step(
     nothing but rounding, however unevenly the targets fall. Dropout draws from (seed, step, micro-batch). A loss above
     `loss_limit` or one that is not finite leaves weights and optimizers as they are.
 
-    Raises `OutOfMemoryInLearning` when forward or backward find no memory: nothing has changed then.
+    Raises `OutOfMemoryInLearning` when forward or backward find no memory, `MalmoiError` when the compiler that
+    `torch_compile` asks for fails: nothing has changed then.
     """
     targets = sum(batch.num_target_tokens for batch in micro_batches)
     try:
@@ -61,6 +63,12 @@ def optimizer_step(
     except Exception as error:
         optimizer.zero_grad()
         precision.forget_gradients(model)
+        if precision.torch_compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            why = " ".join(str(error).strip().splitlines()[:2])  # the second line is what the first one announces
+            raise MalmoiError(
+                f"train.torch_compile: torch's compiler could not do it here ({why}). "
+                f"Set it to false: the same is computed without it, only slower on a GPU."
+            ) from error
         if not is_out_of_memory(error):
             raise
         raise OutOfMemoryInLearning(str(error)) from error
