@@ -281,7 +281,8 @@ def speed(arguments: argparse.Namespace, keep: Keep) -> None:
         for turn in range(arguments.rounds):
             peak = {"measure": "peak", "threads": arguments.threads}
             keep(f"speed {shape}", "peak", turn, lambda peak=peak: measure(peak))
-            for name, task in peers(arguments):
+            compiled = ("malmoi, Muon, torch_compile", {"kind": "malmoi", "train": {"torch_compile": True}})
+            for name, task in (*peers(arguments), *([compiled] if shape == "1m" else [])):  # a minute for each size
                 whole = {**fields(arguments), **task, "shape": shape, "measure": "speed", "steps": counts[shape]}
                 keep(f"speed {shape}", name, turn, lambda task=whole: measure(task))
 

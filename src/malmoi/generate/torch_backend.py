@@ -74,7 +74,14 @@ class TorchBackend:
         lengths = positions[starts] + counts  # past and new
         tables = block_tables[sequences[starts]]
         if self.static and len(wanted) == len(starts) == len(tokens) and not self._watched(tokens):
-            return self._static(tokens, positions, tables)
+            try:
+                return self._static(tokens, positions, tables)
+            except RuntimeError as error:
+                if self._recorder is None:
+                    raise
+                self.static = False
+                self._static_steps.clear()
+                warnings.warn(f"CUDA graphs cannot be recorded here, so plain steps are taken: {error}", stacklevel=2)
         logits: list[torch.Tensor] = []
         places: list[NDArray[Any]] = []
         standing: list[_Group] = []
@@ -111,18 +118,9 @@ class TorchBackend:
         self._ids[tables[rows, positions // size].astype(np.int64) * size + positions % size] = tokens
         places = np.maximum(positions[:, None] - np.arange(step.earlier, 0, -1), 0)
         before = self._ids[tables[rows[:, None], places // size].astype(np.int64) * size + places % size]
-        with _Evaluating(self.model):
-            try:
-                logits = step(tokens, positions, tables, before)
-            except RuntimeError as error:
-                if self._recorder is None:
-                    raise
-                warnings.warn(f"CUDA graphs could not be recorded, so every step is computed: {error}", stacklevel=2)
-                self._recorder = None
-                self._static_steps.clear()
-                return self._static(tokens, positions, tables)
         self._standing.clear()
-        return _on_the_host(logits)
+        with _Evaluating(self.model):
+            return _on_the_host(step(tokens, positions, tables, before))
 
     @torch.inference_mode()
     def copy_block(self, source: int, target: int) -> None:
