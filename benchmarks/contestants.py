@@ -46,6 +46,8 @@ SHAPES = {
     "124m": Shape(50_304, 768, 12, 12, 512, 1),
     "clock": Shape(4096, 256, 6, 4, 256, 12),  # the runs of equal minutes
     "nano": Shape(4096, 128, 3, 2, 256, 8),  # the dial's smallest, as it stands there
+    "gpu 124m": Shape(50_304, 768, 12, 12, 1024, 16),
+    "gpu 350m": Shape(50_304, 1024, 24, 16, 1024, 8),
 }
 
 
@@ -106,6 +108,7 @@ def malmoi(shape: Shape, seed: int, wishes: dict[str, Any]) -> Contestant:
     )
     model = GPT4LMHeadModel(config)
     model.initialize(seed)
+    model.to(wishes.get("device", "cpu"))
     precise = precision.resolve(settings, model.device)
     optimizers = optimizer.build(model, settings, precise.muon)
     done = [0]
@@ -135,7 +138,7 @@ def malmoi(shape: Shape, seed: int, wishes: dict[str, Any]) -> Contestant:
     @torch.no_grad()
     def loss(ids: torch.Tensor, targets: torch.Tensor) -> float:
         model.eval()
-        nats, count = cross_entropy(model, batch(ids, targets))
+        nats, count = cross_entropy(model, batch(ids, targets), model.device)
         model.train()
         return float(nats) / count
 
@@ -150,14 +153,15 @@ def _plain(
     model: Any, optimizer: torch.optim.Optimizer, run: Callable[[Any, Any], torch.Tensor], low: float = 0.1
 ) -> Contestant:
     """The usual loop: bfloat16 autocast where it is fast, clipping at 1, AdamW, a cosine to a tenth."""
-    fast = has_fast_bfloat16(torch.device("cpu"))
+    device = next(model.parameters()).device
+    fast = has_fast_bfloat16(device)
     for group in optimizer.param_groups:
         group["first_lr"] = group["lr"]
 
     def step(ids: torch.Tensor, targets: torch.Tensor, factor: float) -> None:
         for group in optimizer.param_groups:
             group["lr"] = group["first_lr"] * factor
-        with torch.autocast("cpu", torch.bfloat16, enabled=fast):
+        with torch.autocast(device.type, torch.bfloat16, enabled=fast):
             value = run(ids, targets)
         value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -193,7 +197,8 @@ def nanogpt(shape: Shape, seed: int, wishes: dict[str, Any]) -> Contestant:
             bias=False,
         )
     )
-    optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), "cpu")
+    model.to(wishes.get("device", "cpu"))
+    optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), next(model.parameters()).device.type)
     return _plain(model, optimizer, lambda ids, targets: model(ids, targets)[1])
 
 
@@ -262,15 +267,21 @@ MAKERS = {"malmoi": malmoi, "nanogpt": nanogpt, "litgpt": litgpt, "transformers"
 def speed(made: Contestant, shape: Shape, task: dict[str, Any]) -> dict[str, Any]:
     """Tokens a second: the median step, after one that is not counted. The ids are random; speed does not see them."""
     generator = torch.Generator().manual_seed(0)
+    gpu = task.get("device") == "cuda"
     ids = torch.randint(0, shape.vocabulary, (shape.rows, shape.tokens + 1), generator=generator)
     inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+    if gpu:
+        inputs, targets = inputs.cuda(), targets.cuda()
     times = []
     for _ in range(task["steps"] + 1):
         start = time.perf_counter()
         made.step(inputs, targets, 1.0)
+        if gpu:
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     rate = inputs.numel() / statistics.median(times[1:])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = torch.cuda.max_memory_allocated() if gpu else peak
     return {"rate": rate, "peak": peak, "parameters": made.parameters()}
 
 
@@ -347,23 +358,27 @@ def where(made: Contestant, shape: Shape, task: dict[str, Any]) -> dict[str, flo
     return seconds
 
 
-def matmul_peak(threads: int) -> dict[str, Any]:
+def matmul_peak(threads: int, kind: str = "cpu") -> dict[str, Any]:
     """The machine's own matrix product, GFLOP/s, in the numbers that all compute in here: the best of twelve."""
     torch.set_num_threads(threads)
-    dtype = torch.bfloat16 if has_fast_bfloat16(torch.device("cpu")) else torch.float32
-    a, b = (torch.randn(2048, 2048).to(dtype) for _ in range(2))
+    device = torch.device(kind)
+    dtype = torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
+    side = 8192 if kind == "cuda" else 2048
+    a, b = (torch.randn(side, side).to(device, dtype) for _ in range(2))
     best = math.inf
     for _ in range(12):
         start = time.perf_counter()
         torch.mm(a, b)
+        if kind == "cuda":
+            torch.cuda.synchronize()
         best = min(best, time.perf_counter() - start)
-    return {"gflops": 2 * 2048**3 / best / 1e9}
+    return {"gflops": 2 * side**3 / best / 1e9, "gpu": torch.cuda.get_device_name() if kind == "cuda" else None}
 
 
 def main() -> None:
     task = json.loads(sys.argv[1])
     if task["measure"] == "peak":
-        print(json.dumps(matmul_peak(task["threads"])))
+        print(json.dumps(matmul_peak(task["threads"], task.get("device", "cpu"))))
         return
     torch.set_num_threads(task["threads"])
     shape = SHAPES[task["shape"]]

@@ -13,6 +13,7 @@ Parts:
                the split, none overlapping.
     race256    the same with rows of 256, to the 1.4697 that nanoGPT's recipe for a data-centre GPU reaches.
     speed      tokens a second and share of the machine's own matrix product at three sizes
+    gpu        the same on a GPU, 124m and 350m with rows of 1,024, compiled and not; where torch finds one
     equal      the loss of each contestant after the same number of tokens
     clock      bits a byte after equal minutes, all at the same time: Gutenberg's children's books, Korean text
     ablations  one choice of ours undone at a time: the loss after equal steps, and the speed
@@ -287,6 +288,24 @@ def speed(arguments: argparse.Namespace, keep: Keep) -> None:
                 keep(f"speed {shape}", name, turn, lambda task=whole: measure(task))
 
 
+def gpu(arguments: argparse.Namespace, keep: Keep) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise SystemExit("gpu: torch finds no GPU here; nothing was measured.")
+    for shape in ("gpu 124m", "gpu 350m"):
+        for turn in range(arguments.rounds):
+            common = {"device": "cuda", **fields(arguments)}
+            keep(f"speed {shape}", "peak", turn, lambda common=common: measure({**common, "measure": "peak"}))
+            entries = {name: task for name, task in peers(arguments) if task["kind"] in ("malmoi", "nanogpt")}
+            for name in [name for name, task in entries.items() if task["kind"] == "malmoi"]:
+                train = {**entries[name].get("train", {}), "torch_compile": True}
+                entries[f"{name}, torch_compile"] = {**entries[name], "train": train}
+            for name, task in entries.items():
+                whole = {**common, **task, "shape": shape, "measure": "speed", "steps": 20}
+                keep(f"speed {shape}", name, turn, lambda task=whole: measure(task))
+
+
 def token_files(data: Path, which: str, folder: Path) -> dict[str, Any]:
     """A training and a held-out file of ids, from one vocabulary of 4,096 learned from the training text."""
     from malmoi.config import SourceConfig
@@ -553,6 +572,7 @@ PARTS: dict[str, Callable[[argparse.Namespace, Keep], None]] = {
     "race": lambda arguments, keep: race(arguments, keep, RECIPES, "race"),
     "race256": lambda arguments, keep: race(arguments, keep, RECIPES_256, "race256"),
     "speed": speed,
+    "gpu": gpu,
     "equal": equal,
     "clock": clock,
     "ablations": ablations,

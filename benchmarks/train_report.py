@@ -157,7 +157,10 @@ def _speed(shape: str, contestants: dict[str, Turns]) -> list[str]:
             )
         )
     high = f"{statistics.median(peak):,.0f} GFLOP/s"
-    told = f"### {shape}: 6 × parameters × tokens/s as a share of the matrix product ({high})"
+    named = [turn["gpu"] for turn in contestants.get("peak", {}).values() if turn.get("gpu")]
+    told = (
+        f"### {shape}: 6 × parameters × tokens/s as a share of the matrix product ({high}{', '.join(['', *named[:1]])})"
+    )
     head = ("contestant", "parameters", "tokens/s", "share of peak", "times the best peer", "peak memory")
     return ["", told, *_table(head, rows)]
 
