@@ -30,7 +30,9 @@ from malmoi.config import MalmoiError
 from malmoi.model import kernels
 
 LONGEST_ROW = 512  # beyond it the (T, T) weights cost more memory traffic than they save
-SHORT_ROW_DTYPES = (torch.bfloat16,)  # in float32 the library's kernel is the faster one
+# The numbers in which `Attend` beats the library's kernel: float32 where that has no registers of 512 bits.
+_AVX2 = torch.backends.cpu.get_cpu_capability() == "AVX2"
+SHORT_ROW_DTYPES = (torch.bfloat16, torch.float32) if _AVX2 else (torch.bfloat16,)
 
 
 _measuring = False

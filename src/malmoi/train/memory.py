@@ -9,7 +9,6 @@ piece; both are equal in distribution, not in bits.)
 from __future__ import annotations
 
 import ctypes
-import mmap
 import os
 import sys
 from collections.abc import Sequence
@@ -57,7 +56,7 @@ def in_pieces(batches: Sequence[Any], pieces: int) -> list[Any]:
 
 
 def keep_memory() -> bool:
-    """Let the C library hand out memory from one heap of huge pages and keep what is freed, on Linux with glibc.
+    """Let the C library keep what is freed, in one heap that only grows, on Linux with glibc.
 
     A step asks for the same hundred tensors again and again. By default glibc takes each large one from the system and
     gives it back, and the system clears it, 4 KiB at a time (docs/results/train.md has what that costs). What is freed
@@ -69,18 +68,5 @@ def keep_memory() -> bool:
     c = ctypes.CDLL(None)
     if not hasattr(c, "gnu_get_libc_version"):
         return False
-    c.malloc.restype, c.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-    c.free.argtypes, c.madvise.argtypes = [ctypes.c_void_p], [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    trim_threshold, mmap_max = -1, -4  # glibc's names for what mallopt changes
-    if not (c.mallopt(mmap_max, 0) and c.mallopt(trim_threshold, 2**31 - 1)):
-        return False
-    # Address space alone: nothing of it is memory until it is written to.
-    size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    heap = c.malloc(size)
-    if heap is None:
-        return False
-    huge = 1 << 21
-    start = (heap + huge - 1) // huge * huge
-    advised = c.madvise(start, (heap + size - start) // huge * huge, mmap.MADV_HUGEPAGE) == 0
-    c.free(heap)
-    return advised
+    trim_threshold, mmap_max, never = -1, -4, -1  # glibc's names for what mallopt changes
+    return bool(c.mallopt(mmap_max, 0) and c.mallopt(trim_threshold, never))
