@@ -337,23 +337,38 @@ def learn(made: Contestant, shape: Shape, task: dict[str, Any]) -> dict[str, Any
 
 def where(made: Contestant, shape: Shape, task: dict[str, Any]) -> dict[str, float]:
     """Seconds of a step by kind of operation, from torch's profiler."""
-    from torch.profiler import ProfilerActivity, profile
+    from torch.profiler import ProfilerActivity, profile, record_function
 
+    from malmoi.train import optimizer
+
+    named, plain = "orthogonalisation", optimizer.orthogonalize
+
+    def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
+        with record_function(named):  # its products are those of attention, by their names
+            return plain(matrices)
+
+    def within(event: Any) -> bool:
+        while event is not None and event.name != named:
+            event = event.cpu_parent
+        return event is not None
+
+    optimizer.orthogonalize = orthogonalize
     speed(made, shape, {"steps": 2})
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         speed(made, shape, {"steps": task["steps"] - 1})
     kinds = {
         "matrix products": ("aten::mm", "aten::addmm", "aten::linear"),
         "attention": ("aten::bmm", "Attend", "scaled_dot", "flash_attention", "softmax"),
-        "orthogonalisation": ("aten::baddbmm",),
+        named: (),
         "norms, heads, gate": ("RMSNorm", "Heads", "GatedSiLU", "LayerNorm", "layer_norm", "gelu", "silu"),
         "loss": ("LinearCrossEntropy", "log_softmax", "nll_loss"),
         "optimizer": ("adamw", "Optimizer", "lerp", "norm"),
         "copies and casts": ("copy_", "_to_copy", "cat"),
     }
     seconds = dict.fromkeys([*kinds, "everything else"], 0.0)
-    for event in seen.key_averages():
-        kind = next((kind for kind, names in kinds.items() if any(name in event.key for name in names)), None)
+    for event in seen.events():
+        kind = next((kind for kind, names in kinds.items() if any(name in event.name for name in names)), None)
+        kind = named if within(event) else kind
         seconds[kind or "everything else"] += event.self_cpu_time_total / 1e6 / task["steps"]
     return seconds
 
