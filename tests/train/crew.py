@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 HERE = Path(__file__).parent
-TIMEOUT = 150  # seconds, for all that a crew does
+TIMEOUT = 500  # seconds; on two slow cores four processes take three minutes
 
 RUN = """
 import importlib, json, os, sys

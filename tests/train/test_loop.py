@@ -770,7 +770,7 @@ if __name__ == "__main__":
 
 
 def test_compiled_an_interrupted_run_ends_with_the_same_bits(tmp_path, monkeypatch):
-    monkeypatch.setattr("malmoi.train.precision.COMPILER", "aot_eager")
+    monkeypatch.setattr("malmoi.train.precision.COMPILER", "eager")
     how = settings(torch_compile=True, ema_decay=0.9)
     _, straight = begin(tmp_path / "straight", how)
     assert list(straight)

@@ -30,9 +30,7 @@ from malmoi.config import MalmoiError
 from malmoi.model import kernels
 
 LONGEST_ROW = 512  # beyond it the (T, T) weights cost more memory traffic than they save
-# The numbers in which `Attend` beats the library's kernel: float32 where that has no registers of 512 bits.
-_AVX2 = torch.backends.cpu.get_cpu_capability() == "AVX2"
-SHORT_ROW_DTYPES = (torch.bfloat16, torch.float32) if _AVX2 else (torch.bfloat16,)
+SHORT_ROW_DTYPES = (torch.bfloat16,)  # float32 too would gain a little without AVX-512, and none with it
 
 
 _measuring = False

@@ -99,9 +99,8 @@ class _Run:
 
     def __post_init__(self) -> None:
         config = self.config
-        device = next(self.model.parameters()).device
-        self.ahead = Ahead(self.batches) if device.type == "cuda" else None
-        self.precision = self.world.precision(config, device)
+        self.precision = self.world.precision(config, next(self.model.parameters()).device)
+        self.ahead = Ahead(self.batches) if self.precision.device_type == "cuda" else None
         freeze(self.model, config.freeze)
         self.optimizer = self.world.optimizers(self.model, config, self.precision)
         self.held_out = first_tokens(self.held_out_source, config.eval_tokens)
@@ -206,7 +205,7 @@ class _Run:
                 yield from self._steps(begin, interruption)
             finally:
                 torch.set_num_threads(threads)
-                if self.ahead is not None:
+                if self.ahead:
                     self.ahead.close()
                 if self.record is not None:
                     self.record.close()
@@ -277,7 +276,7 @@ class _Run:
     def _micro_batches(self, step: int) -> list[Any]:
         count = self.config.gradient_accumulation_steps
         numbers = range(step * count, (step + 1) * count)
-        batches = self.ahead.take(numbers) if self.ahead else [self.batches.batch(number) for number in numbers]
+        batches = self.ahead.take(numbers) if self.ahead else list(map(self.batches.batch, numbers))
         return in_pieces(shortened(batches, step, self.config, self.max_steps), self.progress.pieces)
 
     def _within_memory(self, learn: Callable[[], T]) -> T:
