@@ -764,11 +764,6 @@ def test_golden_losses_have_not_moved():
     assert golden_losses() == pytest.approx(golden, abs=1e-4)
 
 
-if __name__ == "__main__":
-    text = json.dumps(golden_losses(), indent=1) + "\n"
-    (HERE.parent / "golden" / "train_20_steps.json").write_text(text, encoding="utf-8")
-
-
 def test_compiled_an_interrupted_run_ends_with_the_same_bits(tmp_path, monkeypatch):
     monkeypatch.setattr("malmoi.train.precision.COMPILER", "eager")
     how = settings(torch_compile=True, ema_decay=0.9)
@@ -781,3 +776,8 @@ def test_compiled_an_interrupted_run_ends_with_the_same_bits(tmp_path, monkeypat
     _, rest = begin(tmp_path / "broken", how, resume=True)
     assert list(rest)
     same_ends(tmp_path / "straight", tmp_path / "broken")
+
+
+if __name__ == "__main__":
+    text = json.dumps(golden_losses(), indent=1) + "\n"
+    (HERE.parent / "golden" / "train_20_steps.json").write_text(text, encoding="utf-8")

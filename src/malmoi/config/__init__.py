@@ -273,7 +273,7 @@ class TrainConfig(Config):
     track: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()  # where the numbers are sent besides our files
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     num_threads: int = Field(default=0, ge=0, le=4096)  # 0: torch's choice
-    torch_compile: bool = False  # the blocks become one fused program each; most of a minute goes by first
+    torch_compile: bool = False  # the blocks become one fused program each, before the first step
     seed: int = Field(default=0, ge=0, lt=2**63)
 
 

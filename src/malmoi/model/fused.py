@@ -30,7 +30,7 @@ from malmoi.config import MalmoiError
 from malmoi.model import kernels
 
 LONGEST_ROW = 512  # beyond it the (T, T) weights cost more memory traffic than they save
-SHORT_ROW_DTYPES = (torch.bfloat16,)  # float32 too would gain a little without AVX-512, and none with it
+SHORT_ROW_DTYPES = (torch.bfloat16,)  # float32 is left to torch's kernel: plan/here.py counts on it
 
 
 _measuring = False
