@@ -86,7 +86,7 @@ inline I four(const int8_t *x) {
   return _mm512_set1_epi32(bits);
 }
 inline I dot4(I sum, Bytes w, const int8_t *x) {
-#if defined(__GNUC__)
+#if defined(__GNUC__) && !defined(MALMOI_EMULATED_AVX512)
   // The intrinsic makes GCC copy each sum from register to register on its way, twice a product.
   asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(four(x)));
   return sum;
