@@ -11,7 +11,7 @@ from malmoi.plan.layout import Layout, Training
 DENSE = ModelConfig(
     vocab_size=320,
     hidden_size=128,
-    num_hidden_layers=4,
+    num_hidden_layers=2,
     num_attention_heads=8,
     num_key_value_heads=4,
     intermediate_size=512,

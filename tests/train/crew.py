@@ -7,69 +7,79 @@ The function gets the settings as a dictionary and returns what JSON can hold; t
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-HERE = Path(__file__).parent
-TIMEOUT = 500  # seconds; on two slow cores four processes take three minutes
+import pytest
 
+HERE = Path(__file__).parent
+TIMEOUT = 500  # seconds; on two slow cores four processes take minutes
+
+# One process imports what all need, then becomes all of them: imports are most of what a small crew does.
 RUN = """
 import importlib, json, os, sys
 sys.path.insert(0, {here!r})
 import torch
 import torch.distributed as dist
+import malmoi.train.cluster, malmoi.train.parallel, malmoi.train.sharded_checkpoint, malmoi.train.sharded_optimizer
 torch.set_num_threads(1)
-dist.init_process_group("gloo", init_method="file://" + {store!r}, rank={rank}, world_size={size})
 function = getattr(importlib.import_module({module!r}), {function!r})
-for settings in json.loads({settings!r}):
-    result = function(settings)
-    with open({out!r}, "a") as file:
-        file.write(json.dumps(result) + chr(10))
-dist.destroy_process_group()
+
+def work(rank):
+    log = os.open(os.path.join({folder!r}, "log-" + str(rank)), os.O_WRONLY | os.O_CREAT)
+    os.dup2(log, 1), os.dup2(log, 2)
+    dist.init_process_group("gloo", init_method="file://" + {store!r}, rank=rank, world_size={size})
+    for settings in json.loads({settings!r}):
+        result = function(settings)
+        with open(os.path.join({folder!r}, "out-" + str(rank)), "a") as file:
+            file.write(json.dumps(result) + chr(10))
+    dist.destroy_process_group()
+
+for rank in range({size}):
+    if not os.fork():
+        work(rank)
+        sys.exit()
+for _ in range({size}):
+    _, status = os.wait()
+    if status:
+        sys.exit(1)
 """
 
 
 def together(size, module, function, *settings):
     """Run `module.function(settings)` in `size` processes, once for each settings: a list of lists, one a process."""
+    if not hasattr(os, "fork"):
+        pytest.skip("this system has no fork")
     with tempfile.TemporaryDirectory() as folder:
-        outs = [Path(folder) / f"out-{rank}" for rank in range(size)]
-        logs = [(Path(folder) / f"log-{rank}").open("w+") for rank in range(size)]
-        crew = []
-        for rank in range(size):
-            code = RUN.format(
-                here=str(HERE),
-                store=str(Path(folder) / "store"),
-                rank=rank,
-                size=size,
-                module=module,
-                function=function,
-                settings=json.dumps(list(settings)),
-                out=str(outs[rank]),
+        outs, logs = ([Path(folder) / f"{name}-{rank}" for rank in range(size)] for name in ("out", "log"))
+        code = RUN.format(
+            here=str(HERE),
+            folder=folder,
+            store=str(Path(folder) / "store"),
+            size=size,
+            module=module,
+            function=function,
+            settings=json.dumps(list(settings)),
+        )
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+        with (Path(folder) / "log").open("w") as log:
+            parent = subprocess.Popen(
+                [sys.executable, "-c", code], stdout=log, stderr=log, env=environment, start_new_session=True
             )
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-            crew.append(
-                subprocess.Popen([sys.executable, "-c", code], stdout=logs[rank], stderr=logs[rank], env=environment)
-            )
-        try:
-            for process in crew:
-                process.wait(timeout=TIMEOUT)
-                if process.returncode:
-                    break
-        except subprocess.TimeoutExpired:
-            pass
-        finally:
-            for process in crew:
-                process.kill()
-                process.wait()
-        said = []
-        for log in logs:
-            log.seek(0)
-            said.append(log.read())
-            log.close()
-        assert all(process.returncode == 0 for process in crew), "\n-----\n".join(text[-3000:] for text in said)
+            try:
+                parent.wait(timeout=TIMEOUT)
+            except subprocess.TimeoutExpired:
+                pass
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(parent.pid, signal.SIGKILL)  # none of them outlives the test
+                parent.wait()
+        said = [path.read_text(errors="replace")[-3000:] for path in (Path(folder) / "log", *logs) if path.is_file()]
+        assert parent.returncode == 0, "\n-----\n".join(said)
         return [[json.loads(line) for line in out.read_text().splitlines()] for out in outs]
 
 

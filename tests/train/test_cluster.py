@@ -14,7 +14,7 @@ from malmoi.train.precision import Precision
 from malmoi.train.step import optimizer_step
 
 STEPS = 20
-MODEL = {"num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2}
+MODEL = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.1}
 PRECISION = Precision(torch.float32, torch.float32, "cpu")
 
@@ -119,6 +119,7 @@ def test_two_processes_learn_what_one_does():
         {"parallel": {"pipeline_parallel": 2}, "model": {**EXPERTS, "tie_word_embeddings": False}},
         {
             "parallel": {"pipeline_parallel": 2, "pipeline_schedule": "interleaved"},
+            "model": {"num_hidden_layers": 4},
             "train": {"gradient_accumulation_steps": 4},
         },
     )

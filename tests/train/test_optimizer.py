@@ -37,6 +37,23 @@ def test_singular_values_come_close_to_one(shape):
     assert torch.equal(orthogonalize(torch.zeros(2, 3, 5)), torch.zeros(2, 3, 5))
 
 
+@pytest.mark.parametrize("shape", [(2, 128, 256), (1, 400, 400), (2, 400, 1100)])  # squares alone, stripes, both
+@pytest.mark.parametrize("depth", [0.0, -6.0], ids=["even", "steep"])
+def test_short_cuts_of_large_matrices_are_the_rounds_as_written(shape, depth):
+    """Also where one singular value is a million times another, and what little float32 loses is far below Muon's own
+    tolerance of [0.7, 1.2]."""
+    matrices = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    matrices *= torch.logspace(0, depth, shape[2], dtype=torch.float64)
+    x = matrices / torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    torch.testing.assert_close(orthogonalize(matrices), x, rtol=0, atol=1e-5 * x.abs().max().item())
+    single = orthogonalize(matrices.float()).double()
+    assert (single - x).norm() < 5e-4 * x.norm()
+    assert torch.equal(orthogonalize(torch.zeros(shape)), torch.zeros(shape))
+
+
 def test_muon_is_its_definition_for_every_shape_at_once():
     shapes = [(8, 8), (8, 12), (12, 8), (8, 8), (4, 8)]
     generator = torch.Generator().manual_seed(0)

@@ -8,7 +8,7 @@ from malmoi.config import MalmoiError, ModelConfig, ParallelConfig, TrainConfig
 from malmoi.layers import count_parameters
 from malmoi.train.rehearsal import rehearse, rehearse_apart
 
-SMALL = ModelConfig(vocab_size=96, hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=64)
+SMALL = ModelConfig(vocab_size=96, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
 EXPERTS = SMALL.replace(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32)
 TRAIN = TrainConfig(sequence_length=32, per_device_train_batch_size=8, optimizer="adamw")
 
@@ -36,7 +36,7 @@ def test_all_processes_together_hold_the_model(model, world, pieces, parallel):
     found = [rehearsed(model, world, rank, pieces, **parallel) for rank in range(world)]
     held = sum(step["memory"]["weights"] for step in found)
     whole = 4 * count_parameters(model)
-    table, experts = 4 * 96 * 32, 4 * 4 * 4 * 3 * 32 * 32
+    table, experts = 4 * 96 * 32, 4 * 2 * 4 * 3 * 32 * 32
     again = {"tensor_parallel": table, "pipeline_parallel": table, "expert_parallel": experts}
     assert held == pytest.approx(whole + sum(again.get(axis, 0) for axis in parallel), rel=0.02)
     for step in found:

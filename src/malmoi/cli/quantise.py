@@ -75,12 +75,15 @@ def quantise(
     malmoi quantise runs/books --to int4 --text train.jsonl --held-out valid.jsonl --out small
     """
     from malmoi.native.library import unavailable
+    from malmoi.native.prepare import check_target, description_of
     from malmoi.native.prepare import quantise as write
 
     source = _local(folder)
     model, tokenizer = open_model(folder)
-    learn, measure = _documents(text, held_out)
     place = out if out is not None else _beside(source, to, head)
+    check_target(place)
+    description_of(model)  # refuses a model that the engine does not compute
+    learn, measure = _documents(text, held_out)
     rounded = _calibrated(model, tokenizer, to, learn) if method == "calibrated" and to in ("int8", "int4") else None
     size = write(model, source, place, to, head, rounded.matrices if rounded else None)
     before = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())

@@ -120,6 +120,12 @@ def prepare(
     return Opened(description_of(model)[0], dict(packed_tensors(model, kind, head_kind(kind, head), rounded)))
 
 
+def check_target(target: Path) -> None:
+    """Raise `MalmoiError` where something lies already; asked before a calibration of minutes, and again to write."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise MalmoiError(f"{target}: is there already. Choose a new folder, so that no model is replaced by mistake.")
+
+
 def quantise(
     model: GPT4LMHeadModel,
     source: Path,
@@ -141,8 +147,7 @@ def quantise(
 
     kind = kind_named(to)
     headed = head_kind(kind, head)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise MalmoiError(f"{target}: is there already. Choose a new folder, so that no model is replaced by mistake.")
+    check_target(target)
     description, _ = description_of(model)
     said: dict[str, Any] = to_config(model.config)
     said["dtype"] = "float32"  # of the activations

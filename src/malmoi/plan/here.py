@@ -34,6 +34,7 @@ SHARE = 0.77  # of the large product's rate, in a training step's products ...
 SHARE_MUON = 0.87  # ... and in Muon's rounds, products alone (chosen on two runs that are not of the grid)
 WORKSPACE = {4: 27e6, 2: 42e6}  # bytes that the library of products keeps for itself, by a number's size
 ROUNDS = 5  # of Muon's iteration (train/optimizer.py)
+FEWEST_SQUARE, WIDE, STRIPE = 128, 2, 192  # of its short cuts in float32 (there too)
 CPU = Physics(matrix=1.0, flash=0.5, traffic=0.5, depth=0.0)
 LONG_BF16 = 0.25  # in place of CPU.flash, where the library's kernel attends in bfloat16 (timed by itself)
 INTERVAL = (0.85, 1.1)  # measured over planned seconds: the whole grid lay within it (docs/results/planner_here.md)
@@ -203,11 +204,19 @@ def _slower(device: Device, share: float) -> Device:
 
 
 def _orthogonal(work: Work, machine: Machine, training: Training) -> float:
-    """Seconds of Muon's rounds, each of three products of matrices and matrices of their shorter side."""
-    total = 0.0
+    """Seconds of Muon's rounds, counted as `train/optimizer.py` makes them.
+
+    Products are of a matrix and its transpose, of squares of its shorter side, of a square and the matrix. In float32
+    symmetric results are computed by half, where they are large, and rounds of wide matrices are made on squares alone.
+    """
+    total, exact = 0.0, training.bytes == 4
     for (rows, columns), number in _matrices(work).items():
-        for inputs, outputs in ((columns, rows), (rows, rows), (rows, columns)):
-            total += ROUNDS * sum(
-                machine.product(rows, inputs, outputs, training.precision, training.bytes, copies=number)
-            )
+        stripes = max(1, rows // STRIPE) if exact else 1
+        squares_alone = exact and rows >= FEWEST_SQUARE and columns >= WIDE * rows
+        rounds = (1, 4 * ROUNDS - 3, 1) if squares_alone else (ROUNDS, ROUNDS, ROUNDS)
+        shares = ((stripes + 1) / (2 * stripes),) * 2 + (1.0,)
+        sizes = ((columns, rows), (rows, rows), (rows, columns))
+        for times, share, (inputs, outputs) in zip(rounds, shares, sizes, strict=True):
+            product = machine.product(rows, inputs, outputs, training.precision, training.bytes, copies=number)
+            total += times * share * sum(product)
     return total

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -31,6 +32,9 @@ _foreach_norm = torch._foreach_norm  # pyright: ignore[reportPrivateImportUsage]
 # Quintic whose iteration drives every singular value of a matrix of norm <= 1 into about [0.7, 1.2] within five rounds.
 QUINTIC = (3.4445, -4.7750, 2.0315)
 ROUNDS = 5
+# Rounds on the squares R x R alone, where these are large enough to be worth more calls and the matrix is wide enough.
+FEWEST_ROWS, WIDE = 128, 2
+STRIPE = 192  # rows of a symmetric product that are computed together; what lies below its diagonal is copied
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
@@ -38,14 +42,60 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 
     Five Newton-Schulz rounds of products only: no decomposition, so it runs at the speed of matrix multiplication and
     half-precision is enough. A zero matrix stays zero.
+
+    A round multiplies X by a polynomial of X X^T. All these polynomials are symmetric and commute, so in float32 a wide
+    matrix is looked at twice only: once for X X^T, and once to be multiplied by the product of all five polynomials,
+    which is found among squares. Half-precision keeps to the rounds as written: small singular values lie deeper in
+    X X^T than it has digits.
     """
-    a, b, c = QUINTIC
     x = matrices / (torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True) + 1e-7)
+    exact, (_, rows, columns) = x.element_size() >= 4, x.shape
+    if exact and rows >= FEWEST_ROWS and columns >= WIDE * rows:
+        return torch.bmm(_all_rounds(_symmetric(x, x.mT)), x)
+    a, b, c = QUINTIC
+    product = _symmetric if exact else _product
     for _ in range(ROUNDS):
-        gram = torch.bmm(x, x.mT)  # (G, R, R)
-        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        gram = product(x, x.mT)  # (G, R, R)
+        polynomial = product(gram, gram, gram, b, c)
         x = torch.baddbmm(x, polynomial, x, beta=a)
     return x
+
+
+def _all_rounds(gram: Tensor) -> Tensor:
+    """What all rounds together multiply X by, from X X^T (G, R, R)."""
+    a, b, c = QUINTIC
+    whole = None
+    for last in (*[False] * (ROUNDS - 1), True):
+        polynomial = _symmetric(gram, gram, gram, b, c)
+        polynomial.diagonal(dim1=1, dim2=2).add_(a)
+        whole = polynomial if whole is None else _symmetric(polynomial, whole)
+        if not last:
+            gram = _symmetric(_symmetric(polynomial, gram), polynomial)
+    assert whole is not None
+    return whole
+
+
+def _product(left: Tensor, right: Tensor, plus: Tensor | None = None, beta: float = 0.0, alpha: float = 1.0) -> Tensor:
+    """`beta * plus + alpha * left @ right`."""
+    return torch.bmm(left, right) if plus is None else torch.baddbmm(plus, left, right, beta=beta, alpha=alpha)
+
+
+def _symmetric(
+    left: Tensor, right: Tensor, plus: Tensor | None = None, beta: float = 0.0, alpha: float = 1.0
+) -> Tensor:
+    """The same where the result is known to be symmetric: of a large one half is computed, stripe by stripe."""
+    rows = left.shape[1]
+    stripes = rows // STRIPE
+    if stripes < 2:
+        return _product(left, right, plus, beta, alpha)
+    found = left.new_empty(left.shape[0], rows, rows)
+    edges = [rows * number // stripes for number in range(stripes + 1)]
+    for begin, end in pairwise(edges):
+        above = None if plus is None else plus[:, begin:end, begin:]
+        stripe = _product(left[:, begin:end], right[:, :, begin:], above, beta, alpha)
+        found[:, begin:end, begin:] = stripe
+        found[:, end:, begin:end] = stripe[:, :, end - begin :].mT
+    return found
 
 
 class Muon(UpdateRule):
