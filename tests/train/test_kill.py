@@ -1,4 +1,4 @@
-"""Up to two hundred blows in two minutes (benchmarks/kill.py in small): every run ends as if there had been none."""
+"""Up to two hundred blows in a minute (benchmarks/kill.py in small): every run ends as if there had been none."""
 
 import os
 import re
@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "kill.py"
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked from one parent")
 def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_as_a_straight_one():
-    command = [sys.executable, str(SCRIPT), "--kills", "200", "--minutes", "2", "--no-results"]
+    command = [sys.executable, str(SCRIPT), "--kills", "200", "--minutes", "1", "--no-results"]
     result = subprocess.run(
         command, capture_output=True, text=True, timeout=900, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )

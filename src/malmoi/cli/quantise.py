@@ -175,11 +175,12 @@ def own_text(model: GPT4LMHeadModel, seed: int = 0) -> Any:
 
     from malmoi.generate.engine import generate
     from malmoi.native.calibration import TOKENS
-    from malmoi.native.core import NativeModel
+    from malmoi.native.core import BLOCK_SIZE, NativeModel
     from malmoi.native.library import unavailable
 
     length, begin = min(model.config.max_position_embeddings, OWN_LENGTH), model.config.eos_token_id
-    writer = NativeModel.from_model(model, "bfloat16") if unavailable() is None else model
+    room = OWN_ROWS * -(-length // BLOCK_SIZE)  # all rows at once
+    writer = NativeModel.from_model(model, "bfloat16", num_blocks=room) if unavailable() is None else model
     wish = {"max_new_tokens": length - 1, "min_new_tokens": length - 1, "do_sample": True}
     rows: list[list[int]] = []
     with working("writing a text of its own, token") as progress:
