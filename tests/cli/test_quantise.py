@@ -28,7 +28,8 @@ def test_the_table_says_what_was_written(malmoi, finished_run, tmp_path):
     assert "MB" in outcome.out
 
 
-def test_a_folder_that_is_there_is_not_replaced(malmoi, finished_run, tmp_path):
+def test_a_folder_that_is_there_is_not_replaced_and_said_before_the_work(malmoi, finished_run, tmp_path, monkeypatch):
+    monkeypatch.setattr("malmoi.cli.quantise._calibrated", lambda *_: pytest.fail("it calibrated first"))
     (tmp_path / "letter.txt").write_text("dear")
     malmoi("quantise", finished_run, "--out", tmp_path).is_one_clear_error("is there already")
 

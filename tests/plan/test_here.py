@@ -8,11 +8,13 @@ import torch
 from malmoi.config import LoraConfig, ModelConfig, TrainConfig
 from malmoi.model import kernels
 from malmoi.model.gpt import GPT4LMHeadModel
+from malmoi.plan import here
 from malmoi.plan.hardware import Device
 from malmoi.plan.here import memory_here, step_here
 from malmoi.plan.layout import Layout, Training
 from malmoi.plan.memory import adapter
 from malmoi.plan.work import work_of
+from malmoi.train import optimizer
 from malmoi.train.adapters import add_lora
 from malmoi.train.optimizer import build
 from malmoi.train.parallel import recompute
@@ -123,3 +125,8 @@ def test_muons_rounds_take_time():
     extra = muon.optimizer - adamw.optimizer
     assert operations / 4e10 < extra < 3 * operations / 4e10  # the rest is their bytes
     assert muon.matrix == adamw.matrix
+
+
+def test_muons_rounds_are_counted_as_the_program_makes_them():
+    counted = (here.ROUNDS, here.FEWEST_SQUARE, here.WIDE, here.STRIPE)
+    assert counted == (optimizer.ROUNDS, optimizer.FEWEST_ROWS, optimizer.WIDE, optimizer.STRIPE)

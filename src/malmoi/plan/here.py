@@ -66,11 +66,9 @@ def _at_the_loss(work: Work, layout: Layout, training: Training) -> Memory:
 
 def _at_the_update(work: Work, layout: Layout, training: Training) -> Memory:
     weights, optimizer = _states(work, layout, training)
-    copies = 0
-    if (
-        training.optimizer == "muon" and not training.lora_rank
-    ):  # gathered, of length one, the next round's; two squares
-        copies = max(number * (3 * r * c + 2 * r * r) for (r, c), number in _matrices(work).items())
+    copies = 0.0
+    if training.optimizer == "muon" and not training.lora_rank:
+        copies = max(number * _copies(*shape, training) for shape, number in _matrices(work).items())
     return Memory(
         weights=weights,
         gradients=SIZE * _learned(work, layout, training),
@@ -98,6 +96,19 @@ def _states(work: Work, layout: Layout, training: Training) -> tuple[float, floa
         with_muon = learned if training.lora_rank else sum(r * c * many for (r, c), many in _matrices(work).items())
     rounded = 2 * (weights - work.table) if training.bytes == 2 else 0.0
     return SIZE * weights + rounded, SIZE * (2 * learned - with_muon)
+
+
+def _copies(rows: int, columns: int, training: Training) -> float:
+    """Numbers that Muon holds of a matrix made orthogonal: as gathered, of length one, and what a round needs."""
+    area, square = rows * columns, rows * rows
+    if _squares_alone(rows, columns, training):
+        return max(2 * area + 5 * square, 3 * area + square)  # between the rounds; at the product that ends them
+    return 3 * area + 2 * square
+
+
+def _squares_alone(rows: int, columns: int, training: Training) -> bool:
+    """Are the rounds of such a matrix made on squares (train/optimizer.py)?"""
+    return training.bytes == 4 and rows >= FEWEST_SQUARE and columns >= WIDE * rows
 
 
 def _matrices(work: Work) -> Counter[tuple[int, int]]:
@@ -212,8 +223,7 @@ def _orthogonal(work: Work, machine: Machine, training: Training) -> float:
     total, exact = 0.0, training.bytes == 4
     for (rows, columns), number in _matrices(work).items():
         stripes = max(1, rows // STRIPE) if exact else 1
-        squares_alone = exact and rows >= FEWEST_SQUARE and columns >= WIDE * rows
-        rounds = (1, 4 * ROUNDS - 3, 1) if squares_alone else (ROUNDS, ROUNDS, ROUNDS)
+        rounds = (1, 4 * ROUNDS - 3, 1) if _squares_alone(rows, columns, training) else (ROUNDS, ROUNDS, ROUNDS)
         shares = ((stripes + 1) / (2 * stripes),) * 2 + (1.0,)
         sizes = ((columns, rows), (rows, rows), (rows, columns))
         for times, share, (inputs, outputs) in zip(rounds, shares, sizes, strict=True):
