@@ -23,7 +23,7 @@ NATIVE := $(wildcard src/malmoi/native/engine/* src/malmoi/model/*.cpp)
 
 help:
 	@echo "make run    install and train a first GPT on this machine (a few minutes)"
-	@echo "make test   install what the tests need and run them (FAST=1 leaves the slow ones out)"
+	@echo "make test   install what the tests need and run them (ALL=1: the slow ones too)"
 	@echo "make test-ray  install Ray (80 MB) and run the tests that need it"
 	@echo "make lint   formatting, lint rules and types"
 	@echo "make sanitise  the native engine's tests under address and undefined-behaviour sanitizers"
@@ -33,8 +33,8 @@ run: $(VENV)/.installed
 	@$(BIN)/malmoi quickstart
 
 test: $(VENV)/.installed-test
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --durations=15 \
-		$(if $(FAST),-m "not slow") $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder \
+		--durations=15 $(if $(ALL),,-m "not slow") $(ARGS)
 
 # Apart from the others: Ray starts many processes, and gives up where others keep them waiting.
 test-ray: $(VENV)/.installed-ray

@@ -18,7 +18,7 @@ Parts:
     clock      bits a byte after equal minutes, all at the same time: Gutenberg's children's books, Korean text
     ablations  one choice of ours undone at a time: the loss after equal steps, and the speed
     rates      do learning rates carry over from one width to another?
-    dial       the dial's settings for nano against those that win shorter runs, at a thousand steps
+    dial       rates and momentum for the dial's sizes: those that win short runs, at a thousand steps
     where      where the time of a step goes
 
 Contestants take turns, so that a machine that changes its speed changes it for all. Weights are learned by gradient
@@ -460,44 +460,45 @@ def rates(arguments: argparse.Namespace, keep: Keep) -> None:
                     keep("rates", f"{width} {which} {factor:g}", 0, lambda task=task: measure(task))
 
 
-# The dial's settings for nano, and what was better in runs of a hundred steps.
-DIALLED: dict[str, dict[str, float]] = {
-    "as the dial says": {},
-    "rates and momentum of the race": {"learning_rate": 6e-3, "matrix_learning_rate": 0.03, "muon_momentum": 0.9},
-    "momentum of the race": {"muon_momentum": 0.9},
-    "rates of the race": {"learning_rate": 6e-3, "matrix_learning_rate": 0.03},
+# Rates of AdamW and Muon, and Muon's momentum: the dial's first choice, the race's, and one changed at a time.
+SETTINGS = {
+    f"rates {slow:g} and {matrices:g}, momentum {momentum:g}": {
+        "learning_rate": slow,
+        "matrix_learning_rate": matrices,
+        "muon_momentum": momentum,
+    }
+    for slow, matrices in ((3e-3, 0.02), (6e-3, 0.03))
+    for momentum in (0.95, 0.9)
 }
 
 
 def dial(arguments: argparse.Namespace, keep: Keep) -> None:
     """Runs of `--steps`, all settings at the same time, one thread each; only their losses are compared.
 
-    The race's network reads Tiny Shakespeare's bytes, nano reads Gutenberg's children's books: the dial's other
-    settings, 2,048 tokens a step.
+    The race's network reads Tiny Shakespeare's bytes, the dial's sizes read Gutenberg's children's books and Korean
+    reviews and prose (`--texts`): 2,048 tokens a step.
     """
-    from malmoi.presets.dial import size, train_defaults
+    from malmoi.presets.dial import size
 
-    rates = {"learning_rate", "matrix_learning_rate", "muon_momentum"}
-    dialled = train_defaults("nano").model_dump(mode="json", include=rates)
-    for network in arguments.networks:
+    runs = [(network, text) for network in arguments.networks for text in arguments.texts if network != "race"]
+    for network, text in [*runs, *([("race", "")] if "race" in arguments.networks else [])]:
         with tempfile.TemporaryDirectory() as folder:
-            if network == "nano":
-                files = token_files(arguments.data, "Gutenberg", Path(folder))
-                model = size("nano", vocab_size=4096).model_dump(mode="json", exclude_defaults=True)
+            if text:
+                files, shape = token_files(arguments.data, text, Path(folder)), network
+                model = size(network, vocab_size=4096).model_dump(mode="json", exclude_defaults=True)
             else:
-                files, model = byte_files(arguments.data, Path(folder)), small(arguments, {})["model"]
-            shape = "nano" if network == "nano" else "1m"
+                files, shape, model = byte_files(arguments.data, Path(folder)), "1m", small(arguments, {})["model"]
             common = {**files, "kind": "malmoi", "shape": shape, "measure": "learn", "threads": 1, "model": model}
             common["steps"] = arguments.steps
+            part = f"dial {network}{', Korean' if text == 'Korean' else ''}, {arguments.steps:,} steps"
 
-            def one(name: str, seed: int, common: dict[str, Any] = common, network: str = network) -> None:
-                train = {**dialled, **DIALLED[name], "max_steps": arguments.steps}
-                task = {**common, "train": train, "seed": seed}
-                keep(f"dial {network}, {arguments.steps:,} steps", name, seed, lambda: measure(task))
+            def one(name: str, seed: int, common: dict[str, Any] = common, part: str = part) -> None:
+                task = {**common, "train": {**SETTINGS[name], "max_steps": arguments.steps}, "seed": seed}
+                keep(part, name, seed, lambda: measure(task))
 
             with ThreadPoolExecutor() as together:
                 for seed in range(arguments.peer_seeds):
-                    list(together.map(one, DIALLED, [seed] * len(DIALLED)))
+                    list(together.map(one, arguments.settings or SETTINGS, [seed] * len(SETTINGS)))
 
 
 def where(arguments: argparse.Namespace, keep: Keep) -> None:
@@ -595,7 +596,10 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, nargs="+", default=[2.0])
     parser.add_argument("--texts", nargs="+", default=["Gutenberg", "Korean"])
     parser.add_argument("--only", nargs="+", choices=list(ABLATIONS), help="these rows of the ablations; default: all")
-    parser.add_argument("--networks", nargs="+", default=["nano"], choices=["race", "nano"], help="of the dial's runs")
+    parser.add_argument(
+        "--networks", nargs="+", default=["nano"], choices=["race", "nano", "micro"], help="of the dial's runs"
+    )
+    parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), help="these of the dial's runs; default: all")
     parser.add_argument("--steps", type=int, default=1000, help="of the dial's runs")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--choose", action="store_true", help="measure the race on a tenth of the training split")

@@ -243,8 +243,9 @@ def _rates(_: str, contestants: dict[str, Turns]) -> list[str]:
 
 
 def _dial(which: str, contestants: dict[str, Turns]) -> list[str]:
-    read = "children's books" if which.startswith("nano") else "Tiny Shakespeare, measured on the last tenth of it"
-    told = f"### {which} of {read}"
+    network, *korean, steps = which.split(", ")
+    read = "Tiny Shakespeare, measured on the last tenth of it" if network == "race" else "children's books"
+    told = f"### {network}, {steps} of {'Korean reviews and prose' if korean else read}"
     rows = [
         (name, _mean(turns, "bits_per_byte", "{:.4f}"), _mean(turns, "nats"), str(len(turns)))
         for name, turns in contestants.items()
@@ -273,6 +274,6 @@ SECTIONS: dict[str, dict[str, Callable[[str, dict[str, Turns]], list[str]]]] = {
     "Bits a byte after the same number of minutes": {"clock": _clock},
     "What earns it": {"ablations": _ablations},
     "Do learning rates carry over?": {"rates": _rates},
-    "The dial's settings against those of short runs": {"dial": _dial},
+    "Rates and momentum for the dial": {"dial": _dial},
     "Where the time of a step goes": {"where": _where},
 }

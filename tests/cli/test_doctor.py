@@ -21,6 +21,7 @@ def test_the_page_says_what_was_measured_and_where_it_is_kept(malmoi, tmp_path):
     assert machine.this_machine().fp32 > 0
 
 
+@pytest.mark.slow
 def test_json_elsewhere(malmoi, tmp_path):
     printed = json.loads(malmoi("doctor", "--json", "--out", str(tmp_path / "other.json")).out)
     kept = json.loads((tmp_path / "other.json").read_text())

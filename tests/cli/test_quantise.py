@@ -10,6 +10,7 @@ from malmoi.native.library import unavailable
 pytestmark = pytest.mark.skipif(unavailable() is not None, reason=unavailable() or "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", ["int8", "int4"])
 def test_a_run_is_rounded_and_measured(malmoi, finished_run, tmp_path, to: str):
     outcome = malmoi("quantise", finished_run, "--to", to, "--out", tmp_path / "small", "--json")
@@ -22,6 +23,7 @@ def test_a_run_is_rounded_and_measured(malmoi, finished_run, tmp_path, to: str):
         assert model.step([1], [0], [0], [[0]], [0]).shape == (1, model.vocab_size)
 
 
+@pytest.mark.slow
 def test_the_table_says_what_was_written(malmoi, finished_run, tmp_path):
     outcome = malmoi("quantise", finished_run, "--to", "int4", "--head", "int4", "--out", tmp_path / "small")
     assert "divergence from the original" in outcome.out

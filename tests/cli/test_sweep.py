@@ -27,6 +27,7 @@ def values_of(folder):
     return [(trial["values"], trial["loss"]) for trial in trials if trial["state"] != "interrupted"]
 
 
+@pytest.mark.slow
 def test_a_sweep_leaves_a_report_and_a_recipe_and_goes_on(recipe, malmoi, tmp_path):
     outcome = malmoi("sweep", recipe, *OVER, "--trials", 2)
     assert outcome.code == 0, outcome

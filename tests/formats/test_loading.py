@@ -139,6 +139,7 @@ def test_numbers_that_are_too_large_for_the_type_that_was_asked_for(folder):
     assert huggingface.load(folder, dtype="bfloat16").dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 def test_old_pickles_are_refused_with_a_command_that_works(folder, tmp_path):
     pytest.importorskip("transformers")
     expected = huggingface.load(folder).state_dict()

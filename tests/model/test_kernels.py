@@ -164,6 +164,7 @@ def test_the_number_of_threads_changes_nothing():
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(results[0], other, strict=True))
 
 
+@pytest.mark.slow
 def test_they_can_be_left_out():
     probe = "from malmoi.model import kernels; print(kernels.LIBRARY)"
     answer = subprocess.run(

@@ -24,6 +24,7 @@ RUN = """
 import importlib, json, os, sys
 sys.path.insert(0, {here!r})
 import torch
+import torch._dynamo  # two seconds, which the first DTensor of each process would take
 import torch.distributed as dist
 import malmoi.train.cluster, malmoi.train.parallel, malmoi.train.sharded_checkpoint, malmoi.train.sharded_optimizer
 torch.set_num_threads(1)

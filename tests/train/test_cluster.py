@@ -137,6 +137,7 @@ def test_four_processes_learn_what_one_does():
         {
             "parallel": {"expert_parallel": 2, "tensor_parallel": 2, recompute: "selective"},
             "model": {**EXPERTS, "attention_sinks": True, "router_bias": True, "mlp_bias": True},
+            "train": {"gradient_accumulation_steps": 1},
         },
         {
             "parallel": {"tensor_parallel": 2, "pipeline_parallel": 2},
@@ -145,7 +146,7 @@ def test_four_processes_learn_what_one_does():
         },
         {
             "parallel": {"tensor_parallel": 2, recompute: "full"},
-            "train": {"optimizer": "adamw", "ema_decay": 0.9},
+            "train": {"optimizer": "adamw", "ema_decay": 0.9, "gradient_accumulation_steps": 1},
             "model": rare,
         },
     )

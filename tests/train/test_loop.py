@@ -680,6 +680,7 @@ def spiking(folder, resume=False):
     )
 
 
+@pytest.mark.slow
 def test_a_spike_is_skipped_and_interrupted_is_straight_with_it(tmp_path):
     model, run = spiking(tmp_path / "straight")
     straight = list(run)

@@ -107,6 +107,7 @@ def test_memory_that_really_runs_out(tmp_path):
     assert "Finished after 2 steps" in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's heap")
 def test_what_is_freed_stays_with_the_process():
     """In a process of its own: the setting is for good."""

@@ -25,9 +25,11 @@ def rehearsed(model, world, rank=0, pieces=1, **parallel):
     ("model", "world", "pieces", "parallel"),
     [
         (SMALL, 2, 1, {}),
-        (SMALL, 2, 1, {"tensor_parallel": 2, "activation_checkpointing": "selective"}),
+        pytest.param(
+            SMALL, 2, 1, {"tensor_parallel": 2, "activation_checkpointing": "selective"}, marks=pytest.mark.slow
+        ),
         (SMALL, 2, 2, {"pipeline_parallel": 2, "activation_checkpointing": "full"}),
-        (EXPERTS, 4, 1, {"expert_parallel": 2}),
+        pytest.param(EXPERTS, 4, 1, {"expert_parallel": 2}, marks=pytest.mark.slow),
     ],
     ids=["sharded", "tensor", "pipeline", "experts"],
 )

@@ -10,7 +10,7 @@ from tiny_run import Batch, PatternBatches, tiny_model
 from malmoi.config import TrainConfig
 from malmoi.train.optimizer import build
 from malmoi.train.precision import Precision
-from malmoi.train.step import optimizer_step
+from malmoi.train.step import optimizer_step, seed_torch
 
 FP32 = Precision(torch.float32, torch.float32, "cpu")
 CONFIG = TrainConfig()
@@ -125,6 +125,19 @@ def test_dropout_is_a_function_of_seed_step_and_micro_batch():
     assert len({loss(seed=1, step=5), loss(seed=1, step=6), loss(seed=2, step=5)}) == 3
     same_twice = one_step(tiny_model(residual_dropout=0.3), [batch, batch]).loss
     assert same_twice != one_step(tiny_model(residual_dropout=0.3), [batch]).loss  # the second draws anew
+
+
+def test_the_generators_of_the_step_are_set_as_torch_sets_them(monkeypatch):
+    seed_torch(torch.device("cpu"), 7)
+    drawn = torch.rand(9)
+    torch.manual_seed(7)
+    assert torch.equal(drawn, torch.rand(9))
+    seen = []
+    monkeypatch.setattr(torch.cuda, "manual_seed", seen.append)
+    seed_torch(torch.device("cuda"), 8)
+    assert seen == [8] and torch.initial_seed() == 8
+    seed_torch(torch.device("meta"), 9)  # a rehearsal: nothing but the processor draws
+    assert seen == [8]
 
 
 def test_routers_balance_is_part_of_what_is_learned():

@@ -48,6 +48,7 @@ def run(study, number):
     return study
 
 
+@pytest.mark.slow
 def test_the_valley_is_found_and_the_recipes_own_settings_come_first(tmp_path):
     study = run(sweep(tmp_path, pruner="none"), 16)
     assert study.outcomes()[0].values == OWN
@@ -69,6 +70,7 @@ def test_lagging_trials_are_ended_early(tmp_path, pruner):
     assert all(outcome.loss > study.best().loss for outcome in pruned)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
 def test_interrupted_and_resumed_tries_what_a_straight_sweep_tries(tmp_path, sampler):
     straight = tried(run(sweep(tmp_path / "straight", sampler=sampler), 6))

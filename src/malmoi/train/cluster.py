@@ -22,7 +22,7 @@ from malmoi.train.loss import HeldOut, bits_per_byte
 from malmoi.train.parallel import Parts
 from malmoi.train.pipeline_parallel import Pipeline
 from malmoi.train.sharded_optimizer import ShardedOptimizers
-from malmoi.train.step import StepResult
+from malmoi.train.step import StepResult, seed_torch
 from malmoi.train.tensor_parallel import own_tokens
 
 
@@ -71,7 +71,7 @@ class Team:
         """`step.optimizer_step`, with the same signature and the same result, on all processes at once."""
         targets = self._whole_batch([batch.num_target_tokens for batch in micro_batches])
         whole = sum(targets)
-        torch.manual_seed(randomness.key(seed, "dropout", step, dist.get_rank()))
+        seed_torch(self.device, randomness.key(seed, "dropout", step, dist.get_rank()))
         loss = self._gather_gradients(micro_batches, targets, label_smoothing)
         dist.all_reduce(loss)  # the parts are of different tokens
         self.parts.sync()

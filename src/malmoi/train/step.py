@@ -99,7 +99,7 @@ def gather_gradients(
     seed, step = place
     work: Any = precision.working(model)
     for index, batch in enumerate(micro_batches):
-        torch.manual_seed(randomness.key(seed, "dropout", step, index))
+        seed_torch(device, randomness.key(seed, "dropout", step, index))
         with precision.autocast():
             nats, count = cross_entropy(work, batch, device, label_smoothing)
         part = nats / max(targets, 1)
@@ -109,3 +109,14 @@ def gather_gradients(
         precision.gather(model, work)
         loss += part.detach()
     return loss
+
+
+def seed_torch(device: torch.device, seed: int) -> None:
+    """Set the generators that a step on this device draws from.
+
+    `torch.manual_seed` sets those of every kind of device, also of kinds that are not there, and notes for each who
+    asked: a third of a millisecond, where this takes a microsecond.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type not in ("cpu", "meta"):
+        torch.get_device_module(device).manual_seed(seed)

@@ -124,6 +124,7 @@ def test_documents_are_a_function_of_seed_and_number():
         next(pictures.documents("many"))
 
 
+@pytest.mark.slow
 def test_training_never_shows_or_names_a_held_out_pair():
     phrases = {
         language: [sight_words.noun_phrase(language, s, c, plural=many) for s, c in HELD_OUT for many in (False, True)]
