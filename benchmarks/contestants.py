@@ -114,12 +114,13 @@ def malmoi(shape: Shape, seed: int, wishes: dict[str, Any]) -> Contestant:
     optimizers = optimizer.build(model, settings, precise.muon)
     done = [0]
 
-    def batch(ids: torch.Tensor, targets: torch.Tensor) -> SimpleNamespace:
+    def batch(ids: torch.Tensor, targets: torch.Tensor, documents: int = 1) -> SimpleNamespace:
+        places, length = torch.arange(ids.shape[1]), ids.shape[1] // documents
         return SimpleNamespace(
             input_ids=ids,
             labels=targets,
-            position_ids=torch.arange(ids.shape[1]).expand_as(ids),
-            document_ids=torch.zeros_like(ids),
+            position_ids=(places % length).expand_as(ids),
+            document_ids=(places // length).expand_as(ids),
             num_target_tokens=ids.numel(),
         )
 
@@ -127,7 +128,7 @@ def malmoi(shape: Shape, seed: int, wishes: dict[str, Any]) -> Contestant:
         optimizer_step(
             model,
             optimizers,
-            shortened([batch(ids, targets)], done[0], settings, settings.max_steps),
+            shortened([batch(ids, targets, wishes.get("documents", 1))], done[0], settings, settings.max_steps),
             learning_rate_factor=factor,
             max_grad_norm=settings.max_grad_norm,
             precision=precise,

@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from malmoi.cli.pipeline import run
 from malmoi.cli.progress import Screen
 from malmoi.config import MalmoiError, Recipe, SourceConfig
@@ -39,6 +41,7 @@ FIGURES = (
     ("training text (MB)", "{:.1f}"),
     ("tokens seen", "{:,}"),
     ("epochs", "{:.2f}"),
+    ("Muon's momentum", "{:g}"),
     ("minutes of training", "{:.1f}"),
     ("tokens/s", "{:,.0f}"),
     ("validation bits/byte", "{:.4f}"),
@@ -116,6 +119,7 @@ def one(name: str, task: dict[str, Any], folder: Path, arguments: argparse.Names
             "training text (MB)": manifest["bytes"] / 1e6,
             "tokens seen": last.tokens,
             "epochs": last.tokens / result.train_tokens,
+            "Muon's momentum": yaml.safe_load((folder / "recipe.yaml").read_text("utf-8"))["train"]["muon_momentum"],
             "minutes of training": last.seconds / 60,
             "tokens/s": last.tokens / last.seconds,
             "validation bits/byte": bits,

@@ -414,6 +414,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "shorter rows in the first 30 %": {"train": {"short_rows_steps": 0.3}},
     "fewer rows in the first 30 %, more steps": {"few": 0.3, "steps": 147},
     "with n-gram embeddings": {"model": {"ngram_sizes": [2, 3]}},
+    "four documents in each row, that do not see each other": {"documents": 4},
+    "one thread": {"threads": 1},
 }
 
 

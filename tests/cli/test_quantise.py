@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from malmoi.cli import quantise
+from malmoi.model.gpt import GPT4LMHeadModel
 from malmoi.native.core import NativeModel
 from malmoi.native.library import unavailable
 
@@ -34,6 +36,16 @@ def test_a_folder_that_is_there_is_not_replaced_and_said_before_the_work(malmoi,
     monkeypatch.setattr("malmoi.cli.quantise._calibrated", lambda *_: pytest.fail("it calibrated first"))
     (tmp_path / "letter.txt").write_text("dear")
     malmoi("quantise", finished_run, "--out", tmp_path).is_one_clear_error("is there already")
+
+
+def test_all_rows_of_the_models_own_text_are_written_at_once(finished_run, monkeypatch):
+    model = GPT4LMHeadModel.from_pretrained(finished_run / "model")
+    length = model.config.max_position_embeddings
+    monkeypatch.setattr("malmoi.native.calibration.TOKENS", quantise.OWN_ROWS * length)
+    steps, step = [], NativeModel.step
+    monkeypatch.setattr(NativeModel, "step", lambda *arguments: steps.append(1) or step(*arguments))
+    assert quantise.own_text(model).shape == (quantise.OWN_ROWS, length)
+    assert len(steps) <= length + 2  # one row had to wait for another: twice as many
 
 
 def test_a_folder_that_is_no_model_is_refused(malmoi, tmp_path):

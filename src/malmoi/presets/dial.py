@@ -17,7 +17,8 @@ network the same weight as the classic fourfold one.
 The counts are those of the default vocabularies; a test compares each of them with a model that is built. Heads are 64
 wide in the small sizes too (a CPU multiplies a few wide ones faster than many narrow ones), and the context is the
 length of the rows that the model is trained on: beyond it, positions would be guesses. The small sizes take small
-steps, because a laptop's budget is short of steps before it is short of text.
+steps, because a laptop's budget is short of steps before it is short of text; for the same reason the smallest has a
+shorter memory of past gradients (`docs/results/train.md` compares both).
 """
 
 from __future__ import annotations
@@ -47,10 +48,11 @@ class _Row:
     accumulation: int
     learning_rate: float  # AdamW's: embeddings, norms, and everything where optimizer="adamw"
     matrix_learning_rate: float  # Muon's
+    muon_momentum: float = 0.95
 
 
 _DIAL = {
-    "nano": _Row(128, 3, 2, 2, 352, 3072, 256, 256, 8, 1, 3e-3, 0.02),
+    "nano": _Row(128, 3, 2, 2, 352, 3072, 256, 256, 8, 1, 3e-3, 0.02, 0.9),
     "micro": _Row(256, 6, 4, 2, 704, 4096, 512, 512, 4, 1, 3e-3, 0.02),
     "mini": _Row(384, 10, 6, 3, 1024, 8192, 512, 512, 8, 1, 2e-3, 0.02),
     "small": _Row(768, 12, 12, 4, 2048, 65_536, 1024, 1024, 16, 16, 1e-3, 0.015),
@@ -94,6 +96,7 @@ def train_defaults(name: str) -> TrainConfig:
         gradient_accumulation_steps=row.accumulation,
         learning_rate=row.learning_rate,
         matrix_learning_rate=row.matrix_learning_rate,
+        muon_momentum=row.muon_momentum,
     )
 
 
