@@ -23,6 +23,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from malmoi.train.precision import has_fast_bfloat16
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 AIMS = {"translation": 0.90, "question1": 0.90}
@@ -72,7 +76,7 @@ def report(found: dict[str, Any]) -> str:
     lines = [
         "# Quickstart",
         "",
-        f"Written by `benchmarks/quickstart.py`. {found['cores']} CPU cores; {len(runs)} seed{'s' * (len(runs) > 1)} "
+        f"Written by `benchmarks/quickstart.py`. {found['cores']} CPU cores, {found['numbers']}; {len(runs)} seed{'s' * (len(runs) > 1)} "
         f"({found['examples']} "
         "examples of each task in each language, none of whose combinations occurs in training; greedy; an answer is "
         "right when it equals the expected line).",
@@ -122,8 +126,9 @@ def main() -> None:
         found = {
             "make_run": seconds,
             "cores": os.cpu_count(),
+            "numbers": "bfloat16" if has_fast_bfloat16(torch.device("cpu")) else "float32",
             "examples": arguments.examples,
-            "parameters": json.loads(params)["learned"]["total"],
+            "parameters": json.loads(params)["total"],
             "peak": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
             "runs": runs,
         }
