@@ -66,7 +66,10 @@ def trained(name: str, data: Path, folder: Path, minutes: float) -> Path:
                 "eval_steps": 250,
                 "eval_tokens": 50_000,
                 "save_steps": 1000,
-                "muon_momentum": 0.95,  # as all rows were measured; the dial's nano has had 0.9 since
+                # as all rows were measured; the dial's nano has had others since
+                "learning_rate": 3e-3,
+                "matrix_learning_rate": 0.02,
+                "muon_momentum": 0.95,
             },
         )
         with Screen(lines_every=30) as screen:

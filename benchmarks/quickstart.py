@@ -67,6 +67,11 @@ def one(clone: Path, seed: int, examples: int) -> dict[str, Any]:
     }
 
 
+def rates(recipe: Path) -> str:
+    train = yaml.safe_load(recipe.read_text(encoding="utf-8"))["train"]
+    return "{learning_rate:g} and {matrix_learning_rate:g}, momentum {muon_momentum:g}".format(**train)
+
+
 def page(machines: dict[str, Any]) -> str:
     """A section for each kind of machine: what three minutes are worth depends on it."""
     told = (
@@ -88,7 +93,7 @@ def report(found: dict[str, Any]) -> str:
         f"## A processor that computes in {found['numbers']}",
         "",
         f"{found['cores']} cores; {len(runs)} seed{'s' * (len(runs) > 1)}; {found['examples']} examples of each task "
-        f"in each language; Muon's momentum {found['momentum']:g}.",
+        f"in each language; rates {found['rates']}.",
         "",
         "| | |",
         "|---|---|",
@@ -136,9 +141,7 @@ def main() -> None:
             "make_run": seconds,
             "cores": os.cpu_count(),
             "numbers": "bfloat16" if has_fast_bfloat16(torch.device("cpu")) else "float32",
-            "momentum": yaml.safe_load((clone / "runs/quickstart/recipe.yaml").read_text("utf-8"))["train"][
-                "muon_momentum"
-            ],
+            "rates": rates(clone / "runs/quickstart/recipe.yaml"),
             "examples": arguments.examples,
             "parameters": json.loads(params)["total"],
             "peak": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,

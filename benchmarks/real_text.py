@@ -35,13 +35,14 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 VOCABULARY = 4096
 PAIR = "Translate this text to French: {0}\n{1}"
+RATES = ("learning_rate", "matrix_learning_rate", "muon_momentum")
 FIGURES = (
     ("parameters", "{:,}"),
     ("vocabulary", "{:,}"),
     ("training text (MB)", "{:.1f}"),
     ("tokens seen", "{:,}"),
     ("epochs", "{:.2f}"),
-    ("Muon's momentum", "{:g}"),
+    ("rates of AdamW and Muon, momentum", "{}"),
     ("minutes of training", "{:.1f}"),
     ("tokens/s", "{:,.0f}"),
     ("validation bits/byte", "{:.4f}"),
@@ -110,6 +111,7 @@ def one(name: str, task: dict[str, Any], folder: Path, arguments: argparse.Names
             model, tokenizer.encode(prompt), tokenizer=tokenizer, max_new_tokens=80, temperature=0.7, top_p=0.95, seed=1
         )
         samples.append({"prompt": prompt, "text": (made.texts or [""])[0]})
+    train = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))["train"]
     manifest = json.loads((folder / "tokens" / "manifest.json").read_text(encoding="utf-8"))
     return {
         "name": name,
@@ -119,7 +121,7 @@ def one(name: str, task: dict[str, Any], folder: Path, arguments: argparse.Names
             "training text (MB)": manifest["bytes"] / 1e6,
             "tokens seen": last.tokens,
             "epochs": last.tokens / result.train_tokens,
-            "Muon's momentum": yaml.safe_load((folder / "recipe.yaml").read_text("utf-8"))["train"]["muon_momentum"],
+            "rates of AdamW and Muon, momentum": ", ".join(f"{train[name]:g}" for name in RATES),
             "minutes of training": last.seconds / 60,
             "tokens/s": last.tokens / last.seconds,
             "validation bits/byte": bits,

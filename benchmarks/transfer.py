@@ -46,7 +46,8 @@ RESULTS = ROOT / "docs" / "results"
 VOCABULARY = 4096
 PAIR = "Translate this text to French: {0}\n{1}"
 PRETRAINING, ADAPTATION, LONGEST = 1500, 250, 750  # steps of 8 rows x 256 tokens
-USUAL = {"learning_rate": 3e-3, "matrix_learning_rate": 0.02}  # the size's own
+USUAL = {"learning_rate": 3e-3, "matrix_learning_rate": 0.02}  # the size's own when this was measured
+RATES = {**USUAL, "muon_momentum": 0.95}
 LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05}
 GENTLE = {name: rate * 0.3 for name, rate in USUAL.items()}
 WITH_EMBEDDINGS = {**LORA, "modules_to_save": ["embed_tokens"]}  # books hold hardly a French word
@@ -133,7 +134,7 @@ class Bench:
             },
             size="nano",
             tokenizer=str(self.tokenizer),
-            train=self._steps(PRETRAINING, 0),
+            train={**self._steps(PRETRAINING, 0), **RATES},
         )
 
     def _recipe(self, base: Path, plan: dict[str, Any], rate: dict[str, float], seed: int) -> Recipe:
@@ -146,14 +147,13 @@ class Bench:
                 "validation": [{"path": str(self.chosen_on), "template": PAIR}],
             },
             lora=plan.get("lora"),
-            train={**self._steps(steps, seed), **rate, **stopping, "warmup_steps": 0.1},
+            train={**self._steps(steps, seed), **RATES, **rate, **stopping, "warmup_steps": 0.1},
             **start,
         )
 
     def _steps(self, steps: int, seed: int) -> dict[str, Any]:
         how_often = {"eval_steps": 100, "eval_tokens": 30_000, "save_steps": 1000, "memorization_samples": 0}
-        momentum = {"muon_momentum": 0.95}  # as all rows were measured; the dial's nano has had 0.9 since
-        return {"max_steps": steps, "seed": seed, "num_threads": self.threads, **how_often, **momentum}
+        return {"max_steps": steps, "seed": seed, "num_threads": self.threads, **how_often}
 
     def _train(self, folder: Path, recipe: Recipe) -> None:
         print(f"\n{folder}: {recipe.train['max_steps']} steps, seed {recipe.train['seed']}", flush=True)

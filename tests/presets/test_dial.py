@@ -5,7 +5,8 @@ import re
 import pytest
 import torch
 
-from malmoi.config import MalmoiError
+from malmoi.cli.pipeline import resolve
+from malmoi.config import MalmoiError, Recipe
 from malmoi.layers import count_parameters
 from malmoi.model.gpt import GPT4LMHeadModel
 from malmoi.presets import dial
@@ -47,6 +48,17 @@ def test_bigger_names_are_bigger_and_learn_more_carefully():
 @pytest.mark.parametrize("name", dial.SIZES)
 def test_training_rows_fit_the_context(name):
     assert dial.train_defaults(name).sequence_length <= dial.size(name).max_position_embeddings
+
+
+def test_an_adamw_that_moves_all_weights_takes_smaller_steps():
+    with_muon, alone = dial.train_defaults("nano"), dial.train_defaults("nano", "adamw")
+    assert alone.optimizer == "adamw" and alone.learning_rate == dial.LARGEST_ADAMW_RATE < with_muon.learning_rate
+    assert dial.train_defaults("large", "adamw").learning_rate == dial.train_defaults("large").learning_rate
+    asked = {"data": {"sources": [{"path": "village"}]}, "size": "nano"}
+    rate = dial.LARGEST_ADAMW_RATE
+    assert resolve(Recipe(**asked, train={"optimizer": "adamw"})).train.learning_rate == rate
+    assert resolve(Recipe(**asked, train={"optimizer": "adamw", "learning_rate": 1e-4})).train.learning_rate == 1e-4
+    assert resolve(Recipe(**asked)).train == with_muon
 
 
 def test_vocabulary_of_a_known_tokenizer():

@@ -176,7 +176,8 @@ def resolve(recipe: Recipe) -> Settings:
     if recipe.start_from is not None:
         defaults = transfer.defaults(recipe)
     else:
-        defaults = presets.train_defaults(size) if size is not None else TrainConfig()
+        optimizer = recipe.train.get("optimizer", TrainConfig().optimizer)
+        defaults = presets.train_defaults(size, optimizer) if size is not None else TrainConfig()
     train = defaults.replace(**recipe.train)
     if "vocab_size" in recipe.model:
         raise MalmoiError("model.vocab_size follows from the tokenizer. Set the recipe's own vocab_size instead.")
