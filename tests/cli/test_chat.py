@@ -43,11 +43,13 @@ def test_a_turn_is_read_once(talk: Conversation, monkeypatch):
     monkeypatch.setattr(talk.speaker.backend, "step", counted)
     talk.answer("The red cat sees 2 birds near the house. The small dog sees 3 birds near the house.")
     before = talk.prompt()
+    # An answer of bytes that are no text is kept as "\ufffd" and becomes other ids than it was said with, so that it
+    # may have to be read again.
+    answer = talk.messages[-1]["content"]
     read.clear()
     talk.answer("dog?")
-    block = talk.speaker.backend.block_size
-    assert len(before) > block
-    assert read[0] < block + len(talk.speaker.tokenizer.encode("dog?")) + 10  # the last block, the turn and its frame
+    again = len(talk.speaker.tokenizer.encode(f"{answer}dog?")) + 10  # the answer, the turn and their frame
+    assert read[0] < talk.speaker.backend.block_size + again < len(before)
 
 
 def test_the_oldest_turns_leave_first_and_it_is_said(talk: Conversation, capsys):
