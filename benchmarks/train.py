@@ -19,6 +19,7 @@ Parts:
     ablations  one choice of ours undone at a time: the loss after equal steps, and the speed
     rates      do learning rates carry over from one width to another?
     dial       rates and momentum for the dial's sizes: those that win short runs, at a thousand steps
+    batch      rows of a step for the dial's sizes: many small steps or few large ones, at equal tokens
     where      where the time of a step goes
 
 Contestants take turns, so that a machine that changes its speed changes it for all. Weights are learned by gradient
@@ -474,33 +475,58 @@ SETTINGS = {
 }
 
 
+RATES = ("learning_rate", "matrix_learning_rate", "muon_momentum")
+
+
 def dial(arguments: argparse.Namespace, keep: Keep) -> None:
     """Runs of `--steps`, all settings at the same time, one thread each; only their losses are compared.
 
     The race's network reads Tiny Shakespeare's bytes, the dial's sizes read Gutenberg's children's books and Korean
     reviews and prose (`--texts`): 2,048 tokens a step.
     """
-    from malmoi.presets.dial import size
+    settings = {name: (SETTINGS[name], 0, arguments.steps) for name in arguments.settings or SETTINGS}
+    compare(arguments, keep, "dial", settings)
+
+
+def batch(arguments: argparse.Namespace, keep: Keep) -> None:
+    """As `dial`, as many tokens as `--steps` of 2,048 are, with more or fewer of them in a step."""
+    settings = {f"{tokens:,} tokens": ({}, tokens, arguments.steps * 2048 // tokens) for tokens in arguments.batches}
+    compare(arguments, keep, "batch", settings)
+
+
+def compare(arguments: argparse.Namespace, keep: Keep, kind: str, settings: dict[str, tuple[Any, int, int]]) -> None:
+    """One network with several settings: what training is told, the tokens of a step (0: 2,048), the steps."""
+    from malmoi.presets.dial import size, train_defaults
 
     runs = [(network, text) for network in arguments.networks for text in arguments.texts if network != "race"]
     for network, text in [*runs, *([("race", "")] if "race" in arguments.networks else [])]:
         with tempfile.TemporaryDirectory() as folder:
+            rates, length = {}, 64
             if text:
                 files, shape = token_files(arguments.data, text, Path(folder)), network
                 model = size(network, vocab_size=4096).model_dump(mode="json", exclude_defaults=True)
+                rates = {key: getattr(train_defaults(network), key) for key in RATES}
+                length = train_defaults(network).sequence_length
             else:
                 files, shape, model = byte_files(arguments.data, Path(folder)), "1m", small(arguments, {})["model"]
             common = {**files, "kind": "malmoi", "shape": shape, "measure": "learn", "threads": 1, "model": model}
-            common["steps"] = arguments.steps
-            part = f"dial {network}{', Korean' if text == 'Korean' else ''}, {arguments.steps:,} steps"
+            chosen = {
+                name: {
+                    **common,
+                    "train": {**rates, **train, "max_steps": steps},
+                    "steps": steps,
+                    **({"rows": tokens // length} if tokens else {}),
+                }
+                for name, (train, tokens, steps) in settings.items()
+            }
+            part = f"{kind} {network}{', Korean' if text == 'Korean' else ''}, {arguments.steps:,} steps"
 
-            def one(name: str, seed: int, common: dict[str, Any] = common, part: str = part) -> None:
-                task = {**common, "train": {**SETTINGS[name], "max_steps": arguments.steps}, "seed": seed}
-                keep(part, name, seed, lambda: measure(task))
+            def one(name: str, seed: int, part: str = part, chosen: dict[str, Any] = chosen) -> None:
+                keep(part, name, seed, lambda: measure({**chosen[name], "seed": seed}))
 
-            with ThreadPoolExecutor() as together:
+            with ThreadPoolExecutor(arguments.together) as together:
                 for seed in range(arguments.peer_seeds):
-                    list(together.map(one, arguments.settings or SETTINGS, [seed] * len(SETTINGS)))
+                    list(together.map(one, settings, [seed] * len(settings)))
 
 
 def where(arguments: argparse.Namespace, keep: Keep) -> None:
@@ -581,6 +607,7 @@ PARTS: dict[str, Callable[[argparse.Namespace, Keep], None]] = {
     "ablations": ablations,
     "rates": rates,
     "dial": dial,
+    "batch": batch,
     "where": where,
 }
 
@@ -603,6 +630,8 @@ def main() -> None:
     )
     parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), help="these of the dial's runs; default: all")
     parser.add_argument("--steps", type=int, default=1000, help="of the dial's runs")
+    parser.add_argument("--batches", type=int, nargs="+", default=[2048, 1024, 512], help="tokens of a step")
+    parser.add_argument("--together", type=int, help="of the dial's and the batch's runs; default: all")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--choose", action="store_true", help="measure the race on a tenth of the training split")
     parser.add_argument("--again", action="store_true", help="measure anew what has been measured")

@@ -253,6 +253,19 @@ def _dial(which: str, contestants: dict[str, Turns]) -> list[str]:
     return ["", told, *_table(("settings", "held-out bits a byte", "nats a token", "seeds"), rows)]
 
 
+def _batch(which: str, contestants: dict[str, Turns]) -> list[str]:
+    network, *korean, steps = which.split(", ")
+    read = "Korean reviews and prose" if korean else "children's books"
+    tokens = int(steps.split()[0].replace(",", "")) * 2048
+    rows = []
+    for name, turns in sorted(contestants.items(), key=lambda item: -int(item[0].split()[0].replace(",", ""))):
+        cost = statistics.mean(turn["core_seconds"] / turn["tokens"] for turn in turns.values()) * 1e6
+        means = _mean(turns, "bits_per_byte", "{:.4f}"), _mean(turns, "nats")
+        rows.append((name.removesuffix(" tokens"), *means, f"{cost:.0f}", str(len(turns))))
+    told = ("tokens of a step", "held-out bits a byte", "nats a token", "seconds of a core a million tokens", "seeds")
+    return ["", f"### {network}, {tokens:,} tokens of {read}", *_table(told, rows)]
+
+
 def _where(shape: str, contestants: dict[str, Turns]) -> list[str]:
     kinds: list[str] = []
     for turns in contestants.values():
@@ -275,5 +288,6 @@ SECTIONS: dict[str, dict[str, Callable[[str, dict[str, Turns]], list[str]]]] = {
     "What earns it": {"ablations": _ablations},
     "Do learning rates carry over?": {"rates": _rates},
     "Rates and momentum for the dial": {"dial": _dial},
+    "How much to read before each step": {"batch": _batch},
     "Where the time of a step goes": {"where": _where},
 }

@@ -5,7 +5,7 @@ import torch
 from tiny_run import PatternBatches, tiny_model
 
 from malmoi.config import TrainConfig
-from malmoi.train.budget import reviewed, settle, steps_in_epochs, steps_in_minutes, time_steps
+from malmoi.train.budget import counted, reviewed, settle, steps_in_epochs, steps_in_minutes, time_steps
 from malmoi.train.precision import Precision
 from malmoi.train.step import StepResult, optimizer_step
 
@@ -91,9 +91,21 @@ def test_a_plan_by_the_clock_follows_the_machine_while_the_rate_is_flat():
     assert reviewed(by_clock, 1000, 201, 23.28, 0.1164) == 1000
 
 
-@pytest.mark.parametrize(
-    "other", [{"max_steps": 1000}, {"num_train_epochs": 2.0}, {"lr_scheduler_type": "cosine"}, {"max_minutes": None}]
-)
+def test_the_shorter_of_two_plans_is_followed_also_when_the_machine_changes():
+    both = TrainConfig(max_minutes=1.0, max_steps=600, warmup_steps=10, decay_steps=0.4)
+    assert reviewed(both, 600, 200, 5.82, 0.0291, most=600) == 600  # the clock would allow 2,000
+    assert reviewed(both, 600, 200, 23.28, 0.1164, most=600) == pytest.approx(500, abs=1)
+    assert reviewed(both, 500, 200, 11.64, 0.0582, most=600) == 600  # faster again: as many as were asked for
+
+
+def test_what_can_be_counted():
+    batches = PatternBatches(per_epoch=10)
+    assert counted(TrainConfig(max_minutes=1), batches) is None
+    assert counted(TrainConfig(max_minutes=1, max_steps=30, num_train_epochs=2), batches) == 20
+    assert counted(TrainConfig(max_steps=15, num_train_epochs=2), batches) == 15
+
+
+@pytest.mark.parametrize("other", [{"lr_scheduler_type": "cosine"}, {"max_minutes": None}])
 def test_no_other_plan_is_reviewed(other):
     config = TrainConfig(**{"max_minutes": 1.0, "warmup_steps": 10, **other})
     assert reviewed(config, 1000, 200, 23.28, 0.1164) == 1000

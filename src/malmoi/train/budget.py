@@ -4,8 +4,9 @@
 are turned into steps by timing real steps on a throw-away copy of the model. The number goes into the resolved settings
 and every checkpoint, so that the learning-rate schedule and a resumed run go by steps and not by the clock.
 
-A machine's speed is not the same for three minutes on end. Where minutes alone limit the run, its length is therefore
-reviewed while the learning rate is flat (only there does the number of steps to come change nothing that was done).
+A machine's speed is not the same for three minutes on end. Where minutes are among the limits, the run's length is
+therefore reviewed while the learning rate is flat (only there does the number of steps to come change nothing that was
+done).
 """
 
 from __future__ import annotations
@@ -39,27 +40,36 @@ def settle(config: TrainConfig, batches: Any, clock: Clock) -> tuple[int, float 
 
     Without any limit the run is one epoch.
     """
-    limits = [config.max_steps] if config.max_steps is not None else []
-    per_step: float | None = None
-    if config.num_train_epochs is not None:
-        limits.append(steps_in_epochs(config.num_train_epochs, batches, config.gradient_accumulation_steps))
+    limits, per_step = [counted(config, batches)], None
     if config.max_minutes is not None:
         spent, per_step, per_evaluation = clock()
         limits.append(steps_in_minutes(config, spent, per_step, per_evaluation))
-    return min(limits, default=0) or steps_in_epochs(1, batches, config.gradient_accumulation_steps), per_step
+    shortest = min((limit for limit in limits if limit is not None), default=None)
+    return shortest or steps_in_epochs(1, batches, config.gradient_accumulation_steps), per_step
 
 
-def reviewed(config: TrainConfig, max_steps: int, step: int, spent: float, seconds_per_step: float) -> int:
+def counted(config: TrainConfig, batches: Any) -> int | None:
+    """The most steps that `max_steps` and `num_train_epochs` allow, None where neither is given."""
+    limits = [config.max_steps] if config.max_steps is not None else []
+    if config.num_train_epochs is not None:
+        limits.append(steps_in_epochs(config.num_train_epochs, batches, config.gradient_accumulation_steps))
+    return min(limits, default=None)
+
+
+def reviewed(
+    config: TrainConfig, max_steps: int, step: int, spent: float, seconds_per_step: float, most: int | None = None
+) -> int:
     """The number of steps that the clock allows as it now runs; `max_steps` itself where nothing is to be reviewed.
 
     `spent`: seconds of the budget that are gone after `step` steps; `seconds_per_step`: what a step has taken on
-    average, evaluations included.
+    average, evaluations included; `most`: the steps that the other limits allow (`counted`).
     """
-    if config.max_minutes is None or config.max_steps is not None or config.num_train_epochs is not None:
+    if config.max_minutes is None or step % REVIEW_EVERY:
         return max_steps
-    if step % REVIEW_EVERY or config.lr_scheduler_type not in ("warmup_stable_decay", "constant"):
+    if config.lr_scheduler_type not in ("warmup_stable_decay", "constant"):
         return max_steps
     new = step + max(int((config.max_minutes * 60 * MARGIN - spent) / seconds_per_step), 1)
+    new = new if most is None else min(new, most)
     flat = all(learning_rate_factor(step, config, steps) == 1.0 for steps in (max_steps, new))
     return new if flat else max_steps
 

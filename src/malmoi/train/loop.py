@@ -24,7 +24,7 @@ from malmoi.config import MalmoiError, Recipe, TrainConfig
 from malmoi.train import checkpoint, record
 from malmoi.train.adapters import freeze
 from malmoi.train.ahead import Ahead
-from malmoi.train.budget import reviewed, settle, time_steps
+from malmoi.train.budget import counted, reviewed, settle, time_steps
 from malmoi.train.guard import Guard
 from malmoi.train.interruption import Interruption
 from malmoi.train.job import Alone
@@ -213,6 +213,7 @@ class _Run:
     def _steps(self, begin: float, interruption: Interruption) -> Iterator[Step]:
         done, progress = None, self.progress
         first, arrived = progress.step, time.perf_counter()
+        most = counted(self.config, self.batches) if self.config.max_minutes is not None else None
         while not progress.stopped and progress.step < self.max_steps:
             if interruption.requested and done is not None:  # heard while the caller had the word
                 yield self._stop_for_now(done)
@@ -224,7 +225,7 @@ class _Run:
             held_out = self._evaluate_if_due()
             progress.seconds = time.perf_counter() - begin
             pace = (time.perf_counter() - arrived) / (progress.step - first)
-            self.max_steps = reviewed(self.config, self.max_steps, progress.step, progress.seconds, pace)
+            self.max_steps = reviewed(self.config, self.max_steps, progress.step, progress.seconds, pace, most)
             done = self._report(result, factor, elapsed, held_out)
             done = self._log_if_due(done)
             if self.guard.hopeless():
