@@ -20,6 +20,7 @@ Parts:
     rates      do learning rates carry over from one width to another?
     dial       rates and momentum for the dial's sizes: those that win short runs, at a thousand steps
     batch      rows of a step for the dial's sizes: many small steps or few large ones, at equal tokens
+    decay      the share of the run in which the rate falls, for the dial's sizes
     where      where the time of a step goes
 
 Contestants take turns, so that a machine that changes its speed changes it for all. Weights are learned by gradient
@@ -494,6 +495,12 @@ def batch(arguments: argparse.Namespace, keep: Keep) -> None:
     compare(arguments, keep, "batch", settings)
 
 
+def decay(arguments: argparse.Namespace, keep: Keep) -> None:
+    """As `dial`: the share of the run in which the rate falls."""
+    settings = {f"the last {share:.0%}": ({"decay_steps": share}, 0, arguments.steps) for share in arguments.shares}
+    compare(arguments, keep, "decay", settings)
+
+
 def compare(arguments: argparse.Namespace, keep: Keep, kind: str, settings: dict[str, tuple[Any, int, int]]) -> None:
     """One network with several settings: what training is told, the tokens of a step (0: 2,048), the steps."""
     from malmoi.presets.dial import size, train_defaults
@@ -608,6 +615,7 @@ PARTS: dict[str, Callable[[argparse.Namespace, Keep], None]] = {
     "rates": rates,
     "dial": dial,
     "batch": batch,
+    "decay": decay,
     "where": where,
 }
 
@@ -631,6 +639,7 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), help="these of the dial's runs; default: all")
     parser.add_argument("--steps", type=int, default=1000, help="of the dial's runs")
     parser.add_argument("--batches", type=int, nargs="+", default=[2048, 1024, 512], help="tokens of a step")
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.2, 0.4, 0.6, 0.8], help="of the run, for decay")
     parser.add_argument("--together", type=int, help="of the dial's and the batch's runs; default: all")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--choose", action="store_true", help="measure the race on a tenth of the training split")

@@ -289,5 +289,6 @@ SECTIONS: dict[str, dict[str, Callable[[str, dict[str, Turns]], list[str]]]] = {
     "Do learning rates carry over?": {"rates": _rates},
     "Rates and momentum for the dial": {"dial": _dial},
     "How much to read before each step": {"batch": _batch},
+    "When the rate begins to fall": {"decay": _dial},
     "Where the time of a step goes": {"where": _where},
 }

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from malmoi.cli.quickstart import MOST_MINUTES, TOKENS
+
 DOCS = Path(__file__).parents[1] / "docs"
 IMAGES = json.loads((DOCS / "results" / "images.json").read_text(encoding="utf-8"))
+QUICKSTART = json.loads((DOCS / "results" / "quickstart.json").read_text(encoding="utf-8"))
 TRAIN = json.loads((DOCS / "results" / "train.json").read_text(encoding="utf-8"))
 
 
@@ -47,6 +50,19 @@ def ways_in():
 
     learned = [share(way, "trained", key) for way in ("codes", "features") for key in ("exact", "keyword")]
     return *learned, share("codes", "held_out", "keyword"), share("features", "held_out", "keyword")
+
+
+def quickstart():
+    """Tokens (ten thousands), minutes they take where the processor has bfloat16, most minutes."""
+    runs = QUICKSTART["bfloat16"]["runs"]
+    pace = statistics.mean(run["tokens"] / run["train_seconds"] for run in runs)
+    return f"{TOKENS / 1e4:g}", f"{TOKENS / pace / 60:.0f}", f"{MOST_MINUTES:g}"
+
+
+def quickstart_in_words():
+    tokens, minutes, most = quickstart()
+    words = {"3": "three", "6": "six"}
+    return int(tokens) / 100, words[minutes], words[most]
 
 
 def nano():
@@ -105,6 +121,20 @@ QUOTED = {
             emoji,
         ),
         ("Scenes come back exactly right {} times in 100", scenes),
+    ],
+    "../README.md": [
+        (
+            "Training ends when {} million tokens are read: after {} minutes on two cores that compute in "
+            "bfloat16, after {} at the latest",
+            quickstart_in_words,
+        ),
+    ],
+    "../README.ko.md": [
+        (
+            "훈련은 {}만 토큰을 읽으면 끝납니다. bfloat16으로 계산하는 코어 둘이면 {}분, "
+            "다른 컴퓨터에서도 길어야 {}분입니다",
+            quickstart,
+        ),
     ],
     "pictures.ko.md": [
         (

@@ -37,8 +37,19 @@ def test_the_recipe_is_one_that_train_would_take():
     recipe = quickstart.recipe(minutes=2.5, size="nano", seed=3)
     settings = pipeline.resolve(recipe)
     assert settings.train.max_minutes == 2.5
+    assert settings.train.max_steps is None
     assert settings.train.seed == 3
     assert settings.recipe.size == "nano"
+
+
+@pytest.mark.parametrize("size", ["nano", "micro"])
+def test_without_minutes_the_length_is_a_number_of_tokens_and_the_clock_its_limit(size: str):
+    train = pipeline.resolve(quickstart.recipe(minutes=None, size=size, seed=0)).train
+    rows = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    assert train.max_steps is not None
+    read = train.max_steps * rows * train.sequence_length
+    assert quickstart.TOKENS - rows * train.sequence_length < read <= quickstart.TOKENS
+    assert train.max_minutes == quickstart.MOST_MINUTES
 
 
 def test_an_unknown_size_leaves_nothing(malmoi, tmp_path: Path):
