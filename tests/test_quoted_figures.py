@@ -65,19 +65,37 @@ def quickstart_in_words():
     return int(tokens) / 100, words[minutes], words[most]
 
 
+def nano_turns(part, settings):
+    """The turns of some of nano's runs, which one machine has made."""
+    (measured,) = (found["measured"][part] for found in TRAIN.values() if part in found["measured"])
+    return measured[settings].values()
+
+
+def nats(part, settings):
+    return statistics.mean(turn["nats"] for turn in nano_turns(part, settings))
+
+
 def nano():
     """What nano's rates and momentum are worth beside the larger sizes', and its momentum alone: nats a token."""
 
-    def mean(part, settings):
-        (measured,) = (found["measured"][part] for found in TRAIN.values() if part in found["measured"])
-        return statistics.mean(turn["nats"] for turn in measured[settings].values())
-
     def gain(part, settings):
-        return f"{mean(part, 'rates 0.003 and 0.02, momentum 0.95') - mean(part, settings):.3f}"
+        return f"{nats(part, 'rates 0.003 and 0.02, momentum 0.95') - nats(part, settings):.3f}"
 
     languages = "dial nano, 1,000 steps", "dial nano, Korean, 1,000 steps"
     settings = "rates 0.006 and 0.03, momentum 0.9", "rates 0.003 and 0.02, momentum 0.9"
     return [gain(part, each) for each in settings for part in languages]
+
+
+def steps_and_decay():
+    """Half as much text in a step: what it loses in nats, and how many times as long it takes; and a longer decay."""
+    batch, decay = "batch nano, 1,000 steps", "decay nano, 1,000 steps"
+
+    def cost(settings):
+        return statistics.mean(turn["core_seconds"] / turn["tokens"] for turn in nano_turns(batch, settings))
+
+    behind = nats(batch, "1,024 tokens") - nats(batch, "2,048 tokens")
+    ahead = nats(decay, "the last 40%") - nats(decay, "the last 80%")
+    return f"{behind:.3f}", f"{cost('1,024 tokens') / cost('2,048 tokens'):.2f}", f"{ahead:.3f}"
 
 
 QUOTED = {
@@ -87,12 +105,24 @@ QUOTED = {
             "momentum alone is {} and {}.",
             nano,
         ),
+        (
+            "steps of 1,024 tokens are {} nats a token behind the dial's 2,048, and cost {} times as much time. A rate "
+            'that falls during the last 80 % of the run instead of the last 40 % ("When the rate begins to fall", '
+            "`python benchmarks/train.py decay`) is {} nats ahead.",
+            steps_and_decay,
+        ),
     ],
     "training.ko.md": [
         (
             "영어 책은 씨앗 셋에서 토큰마다 {} nat, 한국어 글은 씨앗 하나에서 {} nat을 얻습니다. "
             "그 가운데 모멘텀만으로 얻는 것이 {}와 {}입니다.",
             nano,
+        ),
+        (
+            "한 걸음에 1,024토큰이면 다이얼의 2,048토큰보다 토큰마다 {} nat 뒤지고 시간은 {}배 듭니다. 학습률을 마지막 "
+            '40%가 아니라 마지막 80% 동안 내리면(표 "When the rate begins to fall", `python benchmarks/train.py decay`) '
+            "{} nat을 더 얻습니다.",
+            steps_and_decay,
         ),
     ],
     "seeing.md": [
