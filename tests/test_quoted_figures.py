@@ -120,8 +120,8 @@ QUOTED = {
         ),
         (
             "한 걸음에 1,024토큰이면 다이얼의 2,048토큰보다 토큰마다 {} nat 뒤지고 시간은 {}배 듭니다. 학습률을 마지막 "
-            '40%가 아니라 마지막 80% 동안 내리면(표 "When the rate begins to fall", `python benchmarks/train.py decay`) '
-            "{} nat을 더 얻습니다.",
+            '40%가 아니라 마지막 80% 동안 내리면(표 "When the rate begins to fall", `python benchmarks/train.py '
+            "decay`) {} nat을 더 얻습니다.",
             steps_and_decay,
         ),
     ],
