@@ -45,7 +45,7 @@ SHAPES = {
     "10m": Shape(256, 384, 6, 6, 256, 16),
     "124m": Shape(50_304, 768, 12, 12, 512, 1),
     "clock": Shape(4096, 256, 6, 4, 256, 12),  # the runs of equal minutes
-    "nano": Shape(4096, 128, 3, 2, 256, 8),  # the dial's smallest two; 2,048 tokens a step where nothing else is said
+    "nano": Shape(4096, 128, 3, 2, 256, 8),  # the dial's smallest two, as they stand there
     "micro": Shape(4096, 256, 6, 4, 512, 4),
     "gpu 124m": Shape(50_304, 768, 12, 12, 1024, 16),
     "gpu 350m": Shape(50_304, 1024, 24, 16, 1024, 8),

@@ -476,6 +476,7 @@ SETTINGS = {
 }
 
 
+STEP = 2048  # tokens of a step of the runs below, where nothing else is said
 RATES = ("learning_rate", "matrix_learning_rate", "muon_momentum")
 
 
@@ -483,26 +484,24 @@ def dial(arguments: argparse.Namespace, keep: Keep) -> None:
     """Runs of `--steps`, all settings at the same time, one thread each; only their losses are compared.
 
     The race's network reads Tiny Shakespeare's bytes, the dial's sizes read Gutenberg's children's books and Korean
-    reviews and prose (`--texts`): 2,048 tokens a step.
+    reviews and prose (`--texts`).
     """
-    settings = {name: (SETTINGS[name], 0, arguments.steps) for name in arguments.settings or SETTINGS}
-    compare(arguments, keep, "dial", settings)
+    compare(arguments, keep, "dial", {name: (SETTINGS[name], STEP) for name in arguments.settings or SETTINGS})
 
 
 def batch(arguments: argparse.Namespace, keep: Keep) -> None:
-    """As `dial`, as many tokens as `--steps` of 2,048 are, with more or fewer of them in a step."""
-    settings = {f"{tokens:,} tokens": ({}, tokens, arguments.steps * 2048 // tokens) for tokens in arguments.batches}
-    compare(arguments, keep, "batch", settings)
+    """As `dial`: as many tokens in all, with more or fewer of them in a step."""
+    compare(arguments, keep, "batch", {f"{tokens:,} tokens": ({}, tokens) for tokens in arguments.batches})
 
 
 def decay(arguments: argparse.Namespace, keep: Keep) -> None:
     """As `dial`: the share of the run in which the rate falls."""
-    settings = {f"the last {share:.0%}": ({"decay_steps": share}, 0, arguments.steps) for share in arguments.shares}
+    settings = {f"the last {share:.0%}": ({"decay_steps": share}, STEP) for share in arguments.shares}
     compare(arguments, keep, "decay", settings)
 
 
-def compare(arguments: argparse.Namespace, keep: Keep, kind: str, settings: dict[str, tuple[Any, int, int]]) -> None:
-    """One network with several settings: what training is told, the tokens of a step (0: 2,048), the steps."""
+def compare(arguments: argparse.Namespace, keep: Keep, kind: str, settings: dict[str, tuple[Any, int]]) -> None:
+    """One network with several settings (what training is told, tokens of a step), `--steps` of `STEP` tokens each."""
     from malmoi.presets.dial import size, train_defaults
 
     runs = [(network, text) for network in arguments.networks for text in arguments.texts if network != "race"]
@@ -520,11 +519,11 @@ def compare(arguments: argparse.Namespace, keep: Keep, kind: str, settings: dict
             chosen = {
                 name: {
                     **common,
-                    "train": {**rates, **train, "max_steps": steps},
-                    "steps": steps,
-                    **({"rows": tokens // length} if tokens else {}),
+                    "train": {**rates, **train, "max_steps": arguments.steps * STEP // tokens},
+                    "steps": arguments.steps * STEP // tokens,
+                    "rows": tokens // length,
                 }
-                for name, (train, tokens, steps) in settings.items()
+                for name, (train, tokens) in settings.items()
             }
             part = f"{kind} {network}{', Korean' if text == 'Korean' else ''}, {arguments.steps:,} steps"
 
@@ -637,10 +636,10 @@ def main() -> None:
         "--networks", nargs="+", default=["nano"], choices=["race", "nano", "micro"], help="of the dial's runs"
     )
     parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), help="these of the dial's runs; default: all")
-    parser.add_argument("--steps", type=int, default=1000, help="of the dial's runs")
+    parser.add_argument("--steps", type=int, default=1000, help="of the dial's, the batch's and the decay's runs")
     parser.add_argument("--batches", type=int, nargs="+", default=[2048, 1024, 512], help="tokens of a step")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.2, 0.4, 0.6, 0.8], help="of the run, for decay")
-    parser.add_argument("--together", type=int, help="of the dial's and the batch's runs; default: all")
+    parser.add_argument("--together", type=int, help="how many of these runs at a time; default: all")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--choose", action="store_true", help="measure the race on a tenth of the training split")
     parser.add_argument("--again", action="store_true", help="measure anew what has been measured")

@@ -242,28 +242,35 @@ def _rates(_: str, contestants: dict[str, Turns]) -> list[str]:
     return lines
 
 
-def _dial(which: str, contestants: dict[str, Turns]) -> list[str]:
+def _compared(which: str) -> str:
     network, *korean, steps = which.split(", ")
     read = "Tiny Shakespeare, measured on the last tenth of it" if network == "race" else "children's books"
-    told = f"### {network}, {steps} of {'Korean reviews and prose' if korean else read}"
+    return f"### {network}, {steps} of {'Korean reviews and prose' if korean else read}"
+
+
+def _dial(which: str, contestants: dict[str, Turns]) -> list[str]:
     rows = [
         (name, _mean(turns, "bits_per_byte", "{:.4f}"), _mean(turns, "nats"), str(len(turns)))
-        for name, turns in contestants.items()
+        for name, turns in sorted(contestants.items())
     ]
-    return ["", told, *_table(("settings", "held-out bits a byte", "nats a token", "seeds"), rows)]
+    return ["", _compared(which), *_table(("settings", "held-out bits a byte", "nats a token", "seeds"), rows)]
 
 
 def _batch(which: str, contestants: dict[str, Turns]) -> list[str]:
-    network, *korean, steps = which.split(", ")
-    read = "Korean reviews and prose" if korean else "children's books"
-    tokens = int(steps.split()[0].replace(",", "")) * 2048
     rows = []
-    for name, turns in sorted(contestants.items(), key=lambda item: -int(item[0].split()[0].replace(",", ""))):
+    for name, turns in sorted(contestants.items(), key=lambda item: next(iter(item[1].values()))["steps"]):
         cost = statistics.mean(turn["core_seconds"] / turn["tokens"] for turn in turns.values()) * 1e6
         means = _mean(turns, "bits_per_byte", "{:.4f}"), _mean(turns, "nats")
         rows.append((name.removesuffix(" tokens"), *means, f"{cost:.0f}", str(len(turns))))
     told = ("tokens of a step", "held-out bits a byte", "nats a token", "seconds of a core a million tokens", "seeds")
-    return ["", f"### {network}, {tokens:,} tokens of {read}", *_table(told, rows)]
+    tokens = next(iter(next(iter(contestants.values())).values()))["tokens"]
+    return [
+        "",
+        _compared(which),
+        "",
+        f"{tokens:,} tokens in all; the steps that the heading counts are of 2,048.",
+        *_table(told, rows),
+    ]
 
 
 def _where(shape: str, contestants: dict[str, Turns]) -> list[str]:

@@ -154,15 +154,14 @@ QUOTED = {
     ],
     "../README.md": [
         (
-            "Training ends when {} million tokens are read: after {} minutes on two cores that compute in "
-            "bfloat16, after {} at the latest",
+            "Training ends when {} million tokens are read, which takes {} minutes on two cores that compute in "
+            "bfloat16, or after about {} minutes.",
             quickstart_in_words,
         ),
     ],
     "../README.ko.md": [
         (
-            "훈련은 {}만 토큰을 읽으면 끝납니다. bfloat16으로 계산하는 코어 둘이면 {}분, "
-            "다른 컴퓨터에서도 길어야 {}분입니다",
+            "훈련은 {}만 토큰을 읽거나(bfloat16으로 계산하는 코어 둘이면 {}분) {}분쯤 지나면 끝납니다.",
             quickstart,
         ),
     ],

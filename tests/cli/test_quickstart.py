@@ -45,10 +45,9 @@ def test_the_recipe_is_one_that_train_would_take():
 @pytest.mark.parametrize("size", ["nano", "micro"])
 def test_without_minutes_the_length_is_a_number_of_tokens_and_the_clock_its_limit(size: str):
     train = pipeline.resolve(quickstart.recipe(minutes=None, size=size, seed=0)).train
-    rows = train.per_device_train_batch_size * train.gradient_accumulation_steps
     assert train.max_steps is not None
-    read = train.max_steps * rows * train.sequence_length
-    assert quickstart.TOKENS - rows * train.sequence_length < read <= quickstart.TOKENS
+    of_a_step = train.sequence_length * train.per_device_train_batch_size * train.gradient_accumulation_steps
+    assert quickstart.TOKENS - of_a_step < train.max_steps * of_a_step <= quickstart.TOKENS
     assert train.max_minutes == quickstart.MOST_MINUTES
 
 

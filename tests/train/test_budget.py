@@ -82,20 +82,20 @@ def test_a_step_longer_than_the_budget_is_timed_once():
 def test_a_plan_by_the_clock_follows_the_machine_while_the_rate_is_flat():
     by_clock = TrainConfig(max_minutes=1.0, warmup_steps=10, decay_steps=0.4)
     # 1,000 steps were planned; a step takes twice as long as it seemed
-    slower = reviewed(by_clock, 1000, 200, 23.28, 0.1164)
+    slower = reviewed(by_clock, None, 1000, 200, 23.28, 0.1164)
     assert slower == pytest.approx(500, abs=1)
-    assert reviewed(by_clock, 1000, 200, 5.82, 0.0291) == pytest.approx(2000, abs=1)
+    assert reviewed(by_clock, None, 1000, 200, 5.82, 0.0291) == pytest.approx(2000, abs=1)
     # the tail has begun in one of the two plans, or the step is none of those that are reviewed
-    assert reviewed(by_clock, 1000, 650, 40.0, 0.06) == 1000
-    assert reviewed(by_clock, 1000, 400, 55.0, 0.14) == 1000
-    assert reviewed(by_clock, 1000, 201, 23.28, 0.1164) == 1000
+    assert reviewed(by_clock, None, 1000, 650, 40.0, 0.06) == 1000
+    assert reviewed(by_clock, None, 1000, 400, 55.0, 0.14) == 1000
+    assert reviewed(by_clock, None, 1000, 201, 23.28, 0.1164) == 1000
 
 
 def test_the_shorter_of_two_plans_is_followed_also_when_the_machine_changes():
     both = TrainConfig(max_minutes=1.0, max_steps=600, warmup_steps=10, decay_steps=0.4)
-    assert reviewed(both, 600, 200, 5.82, 0.0291, most=600) == 600  # the clock would allow 2,000
-    assert reviewed(both, 600, 200, 23.28, 0.1164, most=600) == pytest.approx(500, abs=1)
-    assert reviewed(both, 500, 200, 11.64, 0.0582, most=600) == 600  # faster again: as many as were asked for
+    assert reviewed(both, 600, 600, 200, 5.82, 0.0291) == 600  # the clock would allow 2,000
+    assert reviewed(both, 600, 600, 200, 23.28, 0.1164) == pytest.approx(500, abs=1)
+    assert reviewed(both, 600, 500, 200, 11.64, 0.0582) == 600  # faster again: as many as were asked for
 
 
 def test_what_can_be_counted():
@@ -108,4 +108,4 @@ def test_what_can_be_counted():
 @pytest.mark.parametrize("other", [{"lr_scheduler_type": "cosine"}, {"max_minutes": None}])
 def test_no_other_plan_is_reviewed(other):
     config = TrainConfig(**{"max_minutes": 1.0, "warmup_steps": 10, **other})
-    assert reviewed(config, 1000, 200, 23.28, 0.1164) == 1000
+    assert reviewed(config, None, 1000, 200, 23.28, 0.1164) == 1000

@@ -26,7 +26,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 TOKENS = 3_600_000  # after which a nano model answers well (docs/results/quickstart.md)
 MOST_MINUTES = 6.0  # on a machine that needs longer for them
-DOCUMENTS = 64_000  # of the Village: about TOKENS, so that little is seen twice
+DOCUMENTS = 64_000  # of the Village: more than TOKENS, so that nothing is seen twice
 DOCUMENTS_A_CORE, MOST_DOCUMENTS = 32_000, 400_000  # where the minutes are given
 EXAMPLES = 40  # of each task in each language: some thousand answers
 EVALUATION = "evaluation.json"
@@ -102,10 +102,14 @@ def recipe(minutes: float | None, size: str, seed: int) -> Recipe:
     A machine is as fast as it is, and a model is as good as what it has read: unless `minutes` says otherwise, the
     length of the run is a number of tokens, and the clock only its limit.
     """
-    documents, length = DOCUMENTS, {"max_minutes": minutes}
+    from malmoi.cli.trials import step_tokens
+    from malmoi.presets.dial import train_defaults
+
     if minutes is None:
-        length = {"max_minutes": MOST_MINUTES, "max_steps": TOKENS // tokens_of_a_step(size)}
+        length = {"max_minutes": MOST_MINUTES, "max_steps": TOKENS // step_tokens(train_defaults(size))}
+        documents = DOCUMENTS
     else:
+        length = {"max_minutes": minutes}
         documents = min(DOCUMENTS_A_CORE * (os.cpu_count() or 2), MOST_DOCUMENTS)
     data: Any = {"sources": [{"path": f"village:{documents}", "license": "Apache-2.0"}], "held_out": 0.01}
     return Recipe(
@@ -114,13 +118,6 @@ def recipe(minutes: float | None, size: str, seed: int) -> Recipe:
         train={**length, "seed": seed, "eval_steps": 200, "save_steps": 1000, "eval_tokens": 30_000},
         generation={"temperature": SAMPLE_SETTINGS["temperature"]},
     )
-
-
-def tokens_of_a_step(size: str) -> int:
-    from malmoi.presets.dial import train_defaults
-
-    train = train_defaults(size)
-    return train.sequence_length * train.per_device_train_batch_size * train.gradient_accumulation_steps
 
 
 def examine(model: GPT4LMHeadModel, tokenizer: GPT4Tokenizer, out: Path, seed: int) -> dict[str, Any]:

@@ -57,12 +57,12 @@ def counted(config: TrainConfig, batches: Any) -> int | None:
 
 
 def reviewed(
-    config: TrainConfig, max_steps: int, step: int, spent: float, seconds_per_step: float, most: int | None = None
+    config: TrainConfig, most: int | None, max_steps: int, step: int, spent: float, seconds_per_step: float
 ) -> int:
     """The number of steps that the clock allows as it now runs; `max_steps` itself where nothing is to be reviewed.
 
-    `spent`: seconds of the budget that are gone after `step` steps; `seconds_per_step`: what a step has taken on
-    average, evaluations included; `most`: the steps that the other limits allow (`counted`).
+    `most`: the steps that the other limits allow (`counted`); `spent`: seconds of the budget that are gone after `step`
+    steps; `seconds_per_step`: what a step has taken on average, evaluations included.
     """
     if config.max_minutes is None or step % REVIEW_EVERY:
         return max_steps

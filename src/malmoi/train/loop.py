@@ -30,7 +30,7 @@ from malmoi.train.interruption import Interruption
 from malmoi.train.job import Alone
 from malmoi.train.loss import HeldOut, first_tokens
 from malmoi.train.memorization import Memorization, measure, seen
-from malmoi.train.memory import OutOfMemoryInLearning, in_pieces
+from malmoi.train.memory import in_pieces, within_memory
 from malmoi.train.messages import say
 from malmoi.train.progress import Progress, Step, check_same_run, fingerprint
 from malmoi.train.schedule import learning_rate_factor
@@ -225,7 +225,7 @@ class _Run:
             held_out = self._evaluate_if_due()
             progress.seconds = time.perf_counter() - begin
             pace = (time.perf_counter() - arrived) / (progress.step - first)
-            self.max_steps = reviewed(self.config, self.max_steps, progress.step, progress.seconds, pace, most)
+            self.max_steps = reviewed(self.config, most, self.max_steps, progress.step, progress.seconds, pace)
             done = self._report(result, factor, elapsed, held_out)
             done = self._log_if_due(done)
             if self.guard.hopeless():
@@ -282,23 +282,11 @@ class _Run:
 
     def _within_memory(self, learn: Callable[[], T]) -> T:
         """Do it; where memory does not suffice, do the same in smaller pieces and say so."""
-        while True:
-            try:
-                return learn()
-            except OutOfMemoryInLearning as error:
-                self.progress.pieces *= 2
-                rows = self.config.per_device_train_batch_size // self.progress.pieces
-                if rows < 1 or (torch.distributed.is_available() and torch.distributed.is_initialized()):
-                    raise MalmoiError(
-                        f"There is not enough memory for one step, and its batches cannot be cut further ({error}). "
-                        f"Try a smaller per_device_train_batch_size (with more gradient_accumulation_steps), a smaller "
-                        f"sequence_length, or a smaller model."
-                    ) from error
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
-                steps = self.config.gradient_accumulation_steps * self.progress.pieces
-                halved = {"step": self.progress.step + 1, "pieces": self.progress.pieces, "rows": rows, "steps": steps}
-                self.notes.append(("halved", self._say("halved", **halved)))
+
+        def halved(**values: object) -> None:
+            self.notes.append(("halved", self._say("halved", **values)))
+
+        return within_memory(learn, self.config, self.progress, halved)
 
     def _evaluate_if_due(self) -> HeldOut | None:
         progress = self.progress

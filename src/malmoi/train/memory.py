@@ -11,11 +11,16 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+
+from malmoi.config import MalmoiError, TrainConfig
+from malmoi.train.progress import Progress
+
+T = TypeVar("T")
 
 SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
 
@@ -53,6 +58,30 @@ def in_pieces(batches: Sequence[Any], pieces: int) -> list[Any]:
         for rows in zip(*(torch.tensor_split(tensor, parts) for tensor in tensors), strict=True):
             cut.append(Piece(*rows, num_target_tokens=int((rows[1] != -100).sum())))
     return cut
+
+
+def within_memory(learn: Callable[[], T], config: TrainConfig, progress: Progress, halved: Callable[..., None]) -> T:
+    """`learn()`; where memory does not suffice, the same with twice as many pieces (`progress.pieces`), and so on.
+
+    `halved` is told each time: the step, pieces, rows of a piece and pieces of a step. Raises `MalmoiError` where a
+    piece is a single row, or where several processes would have to agree.
+    """
+    while True:
+        try:
+            return learn()
+        except OutOfMemoryInLearning as error:
+            progress.pieces *= 2
+            rows = config.per_device_train_batch_size // progress.pieces
+            if rows < 1 or (torch.distributed.is_available() and torch.distributed.is_initialized()):
+                raise MalmoiError(
+                    f"There is not enough memory for one step, and its batches cannot be cut further ({error}). Try a "
+                    "smaller per_device_train_batch_size (with more gradient_accumulation_steps), a smaller "
+                    "sequence_length, or a smaller model."
+                ) from error
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            steps = config.gradient_accumulation_steps * progress.pieces
+            halved(step=progress.step + 1, pieces=progress.pieces, rows=rows, steps=steps)
 
 
 def keep_memory() -> bool:
